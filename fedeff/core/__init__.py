@@ -1,0 +1,1 @@
+"""What every room shares: layers, seeds, records, delays, client state, errors. NumPy only."""
