@@ -4,7 +4,7 @@ Importing `fedeff` loads neither torch nor ray; ask for the room you need, such 
 `fedeff.simulation` or `fedeff.strategies`.
 """
 
-from fedeff.core import errors
+from fedeff import errors
 
 __all__ = ["__version__", "errors"]
 

@@ -104,7 +104,10 @@ class StateStore:
         if self._directory is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="fedeff-state-")
             self._directory = Path(self._scratch.name)
-        self._directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self._directory, error) from error
         return self._directory
 
     def _spill(self) -> None:
@@ -149,7 +152,11 @@ def _replace(temporary: Path, target: Path, content: bytes | dict[str, object]) 
         temporary.replace(target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StateError(
-            f"cannot write client state to {target.parent}: {error.strerror}; "
-            "free some space there or give another state directory"
-        ) from error
+        raise _unwritable(target.parent, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> StateError:
+    return StateError(
+        f"cannot write client state to {folder}: {error.strerror}; "
+        "free some space there or give another state directory"
+    )

@@ -143,10 +143,15 @@ class RayEngine:
 
     def _take(self, reference: Any) -> list[BlockResult]:
         """The result behind a finished reference; after a death, what can be said already."""
+        actor = self._running[reference][1]
+        try:
+            return self._receive(reference)
+        except RayActorError:
+            return self._bury(actor)
+
+    def _receive(self, reference: Any) -> list[BlockResult]:
         try:
             result, buffers = ray.get(reference)
-        except RayActorError:
-            return self._bury(self._running[reference][1])
         except RayTaskError as error:
             raise EngineError(f"a worker failed outside the client app: {error.cause!r}") from error
         task, actor = self._running.pop(reference)
@@ -167,14 +172,19 @@ class RayEngine:
     def _bury(self, dead: _Actor) -> list[BlockResult]:
         """Replace a dead actor; rerun what it ran, pass on what it had not begun."""
         self.deaths += 1
-        lost = [self._running.pop(reference)[0] for reference in dead.tasks]
         _LOG.warning("a worker died (death %d of this run); it is replaced", self.deaths)
+        finished: list[BlockResult] = []
+        for reference in list(dead.tasks):  # what it had finished before it died still counts
+            try:
+                finished += self._receive(reference)
+            except RayActorError:
+                break
+        lost = [self._running.pop(reference)[0] for reference in dead.tasks]
         fresh = self._start(dead.placement)
         self._actors[self._actors.index(dead)] = fresh
         self._check([fresh.handle.load.remote(self._app, self._site)])
-        head, untouched = lost[0], lost[1:]
-        self._waiting.extendleft(reversed(untouched))
-        return self._retry(head)
+        self._waiting.extendleft(reversed(lost[1:]))  # it had not begun these
+        return finished + self._retry(lost[0]) if lost else finished
 
     def _retry(self, task: _Task) -> list[BlockResult]:
         task.tries += 1

@@ -1,0 +1,25 @@
+"""Every exception that fedeff raises on purpose, under its public name."""
+
+from fedeff.core.errors import (
+    AppError,
+    ConfigError,
+    DataError,
+    EngineError,
+    FedeffError,
+    ReplyError,
+    ResumeError,
+    StateError,
+    TraceError,
+)
+
+__all__ = [
+    "AppError",
+    "ConfigError",
+    "DataError",
+    "EngineError",
+    "FedeffError",
+    "ReplyError",
+    "ResumeError",
+    "StateError",
+    "TraceError",
+]
