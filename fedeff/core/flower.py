@@ -8,7 +8,6 @@ facts against the installed flwr.
 
 import logging
 from collections.abc import Sequence
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +71,7 @@ PackedRecord = tuple[str, str, "tuple[PackedArray, ...] | dict[str, Any]"]
 PackedContent = tuple[PackedRecord, ...]
 
 _EMPTY: dict[str, dict[str, Any]] = {
-    kind.__name__: dict(kind().__dict__)
-    for kind in (ArrayRecord, MetricRecord, ConfigRecord, RecordDict)
+    kind.__name__: dict(kind().__dict__) for kind in (ArrayRecord, MetricRecord, ConfigRecord, RecordDict)
 }
 _KINDS: dict[str, type[ArrayRecord] | type[MetricRecord] | type[ConfigRecord]] = {
     "ArrayRecord": ArrayRecord,
@@ -117,9 +115,7 @@ def metadata_of(message: Message) -> dict[str, Any]:
     return dict(message.metadata.__dict__)
 
 
-def message_from(
-    metadata: dict[str, Any], content: RecordDict | None, error: Error | None = None
-) -> Message:
+def message_from(metadata: dict[str, Any], content: RecordDict | None, error: Error | None = None) -> Message:
     """The message whose metadata `metadata_of` gave, without validating it a second time."""
     copied = Metadata.__new__(Metadata)
     copied.__dict__.update(metadata)
@@ -151,10 +147,7 @@ class Blobs:
         """The position of `data`, or `data` itself where it is too small to travel apart."""
         if len(data) < _INLINE_BYTES:
             return data
-        if (
-            self._shared is not None
-            and (known := self._shared._positions.get(id(data))) is not None
-        ):
+        if self._shared is not None and (known := self._shared._positions.get(id(data))) is not None:
             return known
         position = self._positions.get(id(data))
         if position is None:
@@ -199,11 +192,11 @@ def unpack_content(packed: PackedContent, blobs: Sequence[bytes]) -> RecordDict:
     data: dict[str, Any] = {}
     for key, kind, items in packed:
         if isinstance(items, dict):
-            values: dict[str, Any] = {
-                k: list(v) if isinstance(v, list) else v for k, v in items.items()
-            }
+            values: dict[str, Any] = {k: list(v) if isinstance(v, list) else v for k, v in items.items()}
         else:
-            values = {name: _array(*rest, blobs) for name, *rest in items}
+            values = {
+                name: _array(dtype, shape, stype, data, blobs) for name, dtype, shape, stype, data in items
+            }
         data[key] = _record(_KINDS[kind], values)
     return _record(RecordDict, data)  # type: ignore[no-any-return]
 
@@ -225,7 +218,7 @@ def _array(
     return array
 
 
-def _record(kind: type, data: dict[str, Any]) -> Any:
+def _record(kind: Any, data: dict[str, Any]) -> Any:
     record = kind.__new__(kind)
     record.__dict__.update(_EMPTY[kind.__name__])
     record.__dict__["_data"] = data
@@ -251,9 +244,7 @@ def run_config_of(folder: Path, overrides: list[str]) -> UserConfig:
         given = parse_config_args(overrides)
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"cannot read the run config {' '.join(overrides)!r}: {reason}"
-        ) from error
+        raise ConfigError(f"cannot read the run config {' '.join(overrides)!r}: {reason}") from error
     known = get_fused_config_from_dir(folder, {})
     for key in given:
         if key not in known:
@@ -261,9 +252,7 @@ def run_config_of(folder: Path, overrides: list[str]) -> UserConfig:
     return get_fused_config_from_dir(folder, given)
 
 
-def load_component(
-    reference: str, folder: Path, kind: type[ServerApp] | type[ClientApp]
-) -> Any:
+def load_component(reference: str, folder: Path, kind: type[ServerApp] | type[ClientApp]) -> Any:
     """The `ServerApp` or `ClientApp` that a `module:attribute` reference names."""
     try:
         component = load_app(reference, AppError, folder)

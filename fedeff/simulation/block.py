@@ -154,7 +154,7 @@ def _answers(
     app: ClientApp, block: Block, shared: Shared, blobs: Sequence[bytes], site: Site
 ) -> Iterator[_Answer]:
     """Each job with its reply; a client app that offers it gets the block at once, in vectors."""
-    together: _RunsBlocks | None = app if hasattr(app, "run_block") else None  # type: ignore[assignment]
+    together: _RunsBlocks | None = app if hasattr(app, "run_block") else None
     stride = getattr(app, "block_size", len(block.jobs)) if together else 1
     for first in range(0, len(block.jobs), stride):
         jobs = block.jobs[first : first + stride]

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from flwr.app import Message, RecordDict
@@ -52,7 +53,8 @@ class Engine(Protocol):
         ...
 
 
-class _Chunk(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Chunk:
     """Messages that will be one block once their clients are free."""
 
     index: int

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import ray
 
@@ -61,7 +61,7 @@ def placements(num_actors: int | None, num_cpus: float, num_gpus: float) -> list
     Raises `EngineError` when no node has `num_cpus` CPUs and `num_gpus` GPUs free for one actor.
     """
     room: dict[str, int] = {}
-    for node in ray.nodes():
+    for node in cast(Any, ray.nodes)():
         resources = node["Resources"] if node["Alive"] else {}
         fits = [int(resources.get("CPU", 0) / num_cpus)] if num_cpus else []
         fits += [int(resources.get("GPU", 0) / num_gpus)] if num_gpus else []

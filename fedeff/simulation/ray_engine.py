@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -135,9 +135,8 @@ class RayEngine:
                 return
             task = self._waiting.popleft()
             key, shared = task.handle
-            block = task.block
-            sent = Block(block.index, block.jobs, (), block.fold, block.exchange, block.timeout_s)
-            reference = actor.handle.run_block.remote(sent, to_buffers(block.blobs), key, [shared])
+            buffers = to_buffers(task.block.blobs)
+            reference = actor.handle.run_block.remote(replace(task.block, blobs=()), buffers, key, [shared])
             actor.tasks.append(reference)
             self._running[reference] = (task, actor)
 
@@ -156,8 +155,7 @@ class RayEngine:
             raise EngineError(f"a worker failed outside the client app: {error.cause!r}") from error
         task, actor = self._running.pop(reference)
         actor.tasks.remove(reference)
-        object.__setattr__(result, "blobs", from_buffers(buffers))
-        return self._finish(task, result)
+        return self._finish(task, replace(result, blobs=from_buffers(buffers)))
 
     def _finish(self, task: _Task, result: BlockResult) -> list[BlockResult]:
         split = self._split.get(task.parent)
@@ -205,7 +203,7 @@ class RayEngine:
 
 def _single(block: Block, position: int) -> Block:
     """One client of a block; its index is its place there."""
-    return Block(position, (block.jobs[position],), block.blobs, block.fold, block.exchange, block.timeout_s)
+    return replace(block, index=position, jobs=(block.jobs[position],))
 
 
 def _crashed(block: Block) -> BlockResult:

@@ -7,6 +7,7 @@ straight into shared memory.
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cloudpickle
@@ -59,10 +60,9 @@ class ClientActor:
             self._shared = Shared((), ())  # let go of the last exchange before the next arrives
             contents, shared_buffers = _fetch(shared[0])
             self._shared, self._shared_key = Shared(contents, from_buffers(shared_buffers)), key
-        object.__setattr__(block, "blobs", from_buffers(buffers))
+        block = replace(block, blobs=from_buffers(buffers))
         result = run_block(self._app, block, self._shared, self._site)
-        sent = to_buffers(result.blobs)
-        return BlockResult(result.index, result.outcomes, (), result.total, result.receipts), sent
+        return replace(result, blobs=()), to_buffers(result.blobs)
 
 
 def _fetch(reference: Any) -> tuple[tuple[PackedContent, ...], Buffers]:

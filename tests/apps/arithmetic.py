@@ -6,7 +6,6 @@ counts in its state how often it trained. `FAULTS` maps a partition to what goes
 
 import os
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,7 +83,9 @@ def query(message: Message, context: Context) -> Message:
     seen = len(message.content["config"])
     message.content["config"]["spoilt"] = True
     message.content["config"]["list"].append(99)
-    reply = ConfigRecord({"pid": os.getpid(), "count": count, "seen": seen, "thread": threading.active_count()})
+    reply = ConfigRecord(
+        {"pid": os.getpid(), "count": count, "seen": seen, "thread": threading.active_count()}
+    )
     return Message(RecordDict({"config": reply}), reply_to=message)
 
 

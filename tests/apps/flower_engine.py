@@ -7,11 +7,10 @@ import sys
 import warnings
 
 import numpy as np
+from apps import arithmetic
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg, Strategy
-
-from apps import arithmetic
 
 CLIENTS, ROUNDS = 5, 2
 

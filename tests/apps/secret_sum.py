@@ -1,14 +1,14 @@
 """Flower's legacy SecAgg+ workflow, as its documentation has it: a NumPyClient behind a mod."""
 
 import numpy as np
+from flwr.app import Context
 from flwr.client import NumPyClient
 from flwr.client.mod import secaggplus_mod
 from flwr.clientapp import ClientApp
-from flwr.app import Context
+from flwr.common import ndarrays_to_parameters
 from flwr.server import LegacyContext, ServerConfig
 from flwr.server.strategy import FedAvg
 from flwr.server.workflow import DefaultWorkflow, SecAggPlusWorkflow
-from flwr.common import ndarrays_to_parameters
 from flwr.serverapp import Grid, ServerApp
 
 

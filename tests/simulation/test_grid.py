@@ -64,7 +64,9 @@ def test_a_client_cannot_spoil_what_another_client_or_the_server_holds() -> None
 def test_state_survives_between_messages_and_a_second_message_waits_for_the_first() -> None:
     def main(grid: Grid, context: Context) -> None:
         replies = list(grid.send_and_receive(train_messages(grid, [1, 0, 1, 1])))
-        counts = [(int(r.content["metrics"]["partition-id"]), r.content["metrics"]["trained"]) for r in replies]
+        counts = [
+            (int(r.content["metrics"]["partition-id"]), r.content["metrics"]["trained"]) for r in replies
+        ]
         assert counts == [(0, 1), (1, 1), (1, 2), (1, 3)]
 
     drive(main, 2)
@@ -173,8 +175,14 @@ def test_a_message_to_an_unknown_node_is_refused() -> None:
         ({"num_supernodes": 2, "engine": "inlin"}, "did you mean 'inline'"),
         ({"num_supernodes": 2, "backend_name": "dask"}, "unknown backend_name"),
         ({"num_supernodes": 2, "backend_config": {"client_resource": {}}}, "did you mean 'client_resources'"),
-        ({"num_supernodes": 2, "backend_config": {"client-resources": {"cpus": 1}}}, "did you mean 'num_cpus'"),
-        ({"num_supernodes": 2, "backend_config": {"actor": {"tensorflow": True}}}, "TF_FORCE_GPU_ALLOW_GROWTH"),
+        (
+            {"num_supernodes": 2, "backend_config": {"client-resources": {"cpus": 1}}},
+            "did you mean 'num_cpus'",
+        ),
+        (
+            {"num_supernodes": 2, "backend_config": {"actor": {"tensorflow": True}}},
+            "TF_FORCE_GPU_ALLOW_GROWTH",
+        ),
         ({"num_supernodes": 2, "enable_tf_gpu_growth": True}, "TF_FORCE_GPU_ALLOW_GROWTH"),
     ],
 )
