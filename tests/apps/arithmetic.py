@@ -78,14 +78,12 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @client_app.query()
 def query(message: Message, context: Context) -> Message:
-    """Says which thread count and process ran it, and spoils its message."""
+    """Says which process ran it, and spoils its message."""
     count = context.state.get("count", MetricRecord({"trained": 0}))["trained"]
     seen = len(message.content["config"])
     message.content["config"]["spoilt"] = True
     message.content["config"]["list"].append(99)
-    reply = ConfigRecord(
-        {"pid": os.getpid(), "count": count, "seen": seen, "thread": threading.active_count()}
-    )
+    reply = ConfigRecord({"pid": os.getpid(), "count": count, "seen": seen})
     return Message(RecordDict({"config": reply}), reply_to=message)
 
 
