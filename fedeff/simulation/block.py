@@ -7,7 +7,7 @@ that crosses is plain values and bytes, so a client shares nothing with another 
 import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -38,6 +38,7 @@ __all__ = [
     "Site",
     "reply_message",
     "run_block",
+    "vector_size",
 ]
 
 STEPS_KEY = "num-steps"  # of a reply's metrics: local steps taken, for the virtual clock
@@ -122,11 +123,18 @@ class Site:
 
 
 class _RunsBlocks(Protocol):
-    """A ClientApp that can train several clients at once."""
+    """A ClientApp that can train up to `block_size` clients at once; None says not here."""
+
+    block_size: int | None
 
     def run_block(
         self, messages: Sequence[Message], contexts: Sequence[Context]
     ) -> Sequence[Message | Exception]: ...
+
+
+def vector_size(app: ClientApp) -> int | None:
+    """How many clients the app trains at once at most, if it offers to: its own `block_size`."""
+    return getattr(app, "block_size", None) if hasattr(app, "run_block") else None
 
 
 def run_block(app: ClientApp, block: Block, shared: Shared, site: Site) -> BlockResult:
@@ -154,10 +162,10 @@ def _answers(
     app: ClientApp, block: Block, shared: Shared, blobs: Sequence[bytes], site: Site
 ) -> Iterator[_Answer]:
     """Each job with its reply; a client app that offers it gets the block at once, in vectors."""
-    together: _RunsBlocks | None = app if hasattr(app, "run_block") else None
-    stride = getattr(app, "block_size", len(block.jobs)) if together else 1
-    for first in range(0, len(block.jobs), stride):
-        jobs = block.jobs[first : first + stride]
+    stride = vector_size(app)
+    together = cast(_RunsBlocks, app) if stride else None
+    for first in range(0, len(block.jobs), stride or 1):
+        jobs = block.jobs[first : first + (stride or 1)]
         messages = [_message(job, shared, blobs) for job in jobs]
         contexts = [site.context(job) for job in jobs]
         down = [payload_bytes(message.content) for message in messages]

@@ -18,6 +18,7 @@ __all__ = ["Table", "block_length", "waves"]
 
 _BLOCKS_PER_COHORT = 16  # keeps up to eight actors evenly busy
 _LARGEST_BLOCK = 50
+_VECTORS_PER_COHORT = 4  # vectors gain with their length, up to the app's own limit
 _FOLDED_BLOCKS = 8
 _REPLY_BYTES = 16 * 2**20  # a block of replies that travel should not exceed this
 
@@ -27,16 +28,19 @@ def block_length(
 ) -> int:
     """How many clients one block holds.
 
-    `block_size` is the user's word. Without it: an app that trains in vectors gets blocks of its
-    `vector_size`; others about a sixteenth of the cohort, at most 50; a fold about an eighth, since
-    however many clients it sums, one total travels. Replies are taken to be about as large as the
-    `payload_bytes` of their message.
+    `block_size` is the user's word. Without it: an app that trains in vectors of up to
+    `vector_size` clients gets a quarter of the cohort, at most that many; others a sixteenth, at
+    most 50. A fold gets a quarter or an eighth whatever the limit, since one total travels however
+    many it sums. Replies are taken to be about as large as the `payload_bytes` of their message.
     """
     if block_size is not None:
         return block_size
     if folds:
-        return max(vector_size or 1, math.ceil(cohort / _FOLDED_BLOCKS))
-    wanted = vector_size or min(_LARGEST_BLOCK, math.ceil(cohort / _BLOCKS_PER_COHORT))
+        return math.ceil(cohort / (_VECTORS_PER_COHORT if vector_size else _FOLDED_BLOCKS))
+    if vector_size:
+        wanted = min(vector_size, math.ceil(cohort / _VECTORS_PER_COHORT))
+    else:
+        wanted = min(_LARGEST_BLOCK, math.ceil(cohort / _BLOCKS_PER_COHORT))
     return max(1, min(wanted, _REPLY_BYTES // max(1, payload_bytes)))
 
 

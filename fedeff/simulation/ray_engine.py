@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedeff.core.errors import EngineError
 from fedeff.core.flower import CLIENT_CRASHED
-from fedeff.simulation.block import Block, BlockResult, Job, Outcome, Shared, Site
+from fedeff.simulation.block import Block, BlockResult, Job, Outcome, Shared, Site, vector_size
 from fedeff.simulation.ray_cluster import Placement
 from fedeff.simulation.worker import ClientActor, from_buffers, to_buffers
 
@@ -63,7 +63,7 @@ class RayEngine:
     def __init__(self, app: ClientApp, site: Site, placements: list[Placement]) -> None:
         self.window = 2 * _QUEUED_PER_ACTOR * len(placements)
         self._app, self._site = cloudpickle.dumps(app), cloudpickle.dumps(site)
-        self._vectorised = hasattr(app, "run_block")
+        self._vectorised = vector_size(app) is not None
         self._waiting: deque[_Task] = deque()
         self._running: dict[Any, tuple[_Task, _Actor]] = {}
         self._split: dict[int, _Split] = {}

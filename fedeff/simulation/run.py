@@ -20,7 +20,7 @@ from fedeff.core.errors import ConfigError, unknown_name
 from fedeff.core.flower import UserConfig, new_run, set_task_identity, set_up_logging
 from fedeff.core.state import StateStore
 from fedeff.simulation.backend import Backend
-from fedeff.simulation.block import Site
+from fedeff.simulation.block import Site, vector_size
 from fedeff.simulation.grid import Engine, SimulationGrid
 from fedeff.simulation.inline import InlineEngine
 from fedeff.simulation.seeding import keep_global_generators, seed_global_generators
@@ -134,7 +134,7 @@ def run_simulation(
             states=states,
             clock=clock,
             block_size=block_size,
-            vector_size=_vector_size(client_app),
+            vector_size=vector_size(client_app),
             seeded=seed is not None,
         )
         started = time.perf_counter()
@@ -167,10 +167,6 @@ def _checked(
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; expected at least 1")
     return Backend.read(backend_config)
-
-
-def _vector_size(app: ClientApp) -> int | None:
-    return getattr(app, "block_size", None) if hasattr(app, "run_block") else None
 
 
 @contextmanager
