@@ -8,7 +8,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
-import cloudpickle
 import ray
 from flwr.clientapp import ClientApp
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
@@ -18,6 +17,7 @@ from fedeff.core.errors import EngineError
 from fedeff.core.flower import CLIENT_CRASHED
 from fedeff.simulation.block import Block, BlockResult, Job, Outcome, Shared, Site, vector_size
 from fedeff.simulation.ray_cluster import Placement
+from fedeff.simulation.shipping import packed
 from fedeff.simulation.worker import ClientActor, from_buffers, to_buffers
 
 __all__ = ["RayEngine"]
@@ -62,7 +62,7 @@ class RayEngine:
 
     def __init__(self, app: ClientApp, site: Site, placements: list[Placement]) -> None:
         self.window = 2 * _QUEUED_PER_ACTOR * len(placements)
-        self._app, self._site = cloudpickle.dumps(app), cloudpickle.dumps(site)
+        self._app, self._site = packed(app), packed(site)
         self._vectorised = vector_size(app) is not None
         self._waiting: deque[_Task] = deque()
         self._running: dict[Any, tuple[_Task, _Actor]] = {}
