@@ -1,0 +1,342 @@
+"""The page of one run, from its records only."""
+
+import math
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from fedeff.core.records import RoundRecord
+from fedeff.report.curves import (
+    AXES,
+    Axis,
+    Curve,
+    accuracy_of,
+    curve_figure,
+    faults_figure,
+    loss_of,
+    points,
+    series_figure,
+)
+from fedeff.report.page import Key, Page, Picture, Section, Table, Tile, write_page
+from fedeff.report.participation import histogram_figure, participation_of, strip_figure
+from fedeff.report.partition import partition_figure
+from fedeff.report.run import Run, read_run
+from fedeff.report.units import human_bytes, human_seconds, percent, plain
+
+__all__ = ["write_report"]
+
+_FACTS = ("model", "dataset", "partition")
+_TABLES = {"": "Run", "config": "Settings", "simulation": "Simulation"}  # of config.toml
+_ALERTS = {
+    "failed": "This run failed",
+    "interrupted": "This run was interrupted",
+    "unfinished": "This run has not finished: it goes on, or it was killed",
+}
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Write `report.html` into a run folder and return its path.
+
+    Works for runs in any state: without rounds, without accuracy, of an app that is not ours.
+
+    Raises:
+        DataError: the folder holds no run, or a record in it is broken.
+    """
+    run = read_run(run_dir)
+    return write_page(run_page(run), run.folder / "report.html")
+
+
+def run_page(run: Run) -> Page:
+    """The page of a run, section by section; what has no data is left out."""
+    sections = [
+        _learning(run),
+        _cost(run),
+        _participation(run),
+        _federated_evaluation(run),
+        _faults(run),
+        _partition(run),
+        _rounds(run),
+        _configuration(run),
+    ]
+    return Page(
+        title=run.name,
+        subtitle=_subtitle(run),
+        facts=_facts(run),
+        alert=_alert(run),
+        tiles=_tiles(run),
+        sections=tuple(section for section in sections if section is not None),
+    )
+
+
+def _trained(run: Run) -> tuple[RoundRecord, ...]:
+    return tuple(r for r in run.rounds if r.server_round > 0)
+
+
+def _subtitle(run: Run) -> str:
+    strategy = run.strategy or "A federated run"
+    cohort = max((r.cohort for r in run.rounds), default=0)
+    who = f", {cohort:,} of {run.clients:,} clients a round" if run.clients and cohort else ""
+    return f"{strategy}{who}"
+
+
+def _facts(run: Run) -> tuple[str, ...]:
+    values = [str(value) for key in _FACTS if (value := run.setting(key))]
+    if run.seed is not None:
+        values.append(f"seed {run.seed}")
+    values += [f"{run.summary.engine} engine"] if run.summary.engine else []
+    return (*values, *([_date(run.summary.started_at)] if run.summary.started_at else []))
+
+
+def _date(iso: str) -> str:
+    try:
+        return f"{datetime.fromisoformat(iso):%Y-%m-%d %H:%M}"
+    except ValueError:
+        return iso
+
+
+def _alert(run: Run) -> str:
+    alert = _ALERTS.get(run.summary.status, "")
+    if alert and run.summary.reason:
+        alert += f": {run.summary.reason}"
+    if not _trained(run):
+        alert = f"{alert or 'Nothing to draw yet'}. No round is on record."
+    return alert
+
+
+def _tiles(run: Run) -> tuple[Tile, ...]:
+    rounds, last = _trained(run), run.rounds[-1] if run.rounds else RoundRecord(0)
+    planned = run.setting("num-server-rounds")
+    of_planned = f"of {planned} planned" if isinstance(planned, int) and planned != len(rounds) else ""
+    stopped = "target reached" if run.summary.status == "stopped" else of_planned
+    per_round = max(1, len(rounds))
+    tiles = [
+        _accuracy_tile(run),
+        Tile("Rounds", f"{len(rounds):,}", run.summary.reason if stopped == "target reached" else stopped),
+        Tile("Uplink", *_bytes_and_mean(last.uplink_bytes_total, per_round)),
+        Tile("Downlink", *_bytes_and_mean(last.downlink_bytes_total, per_round)),
+        Tile(
+            "Wall time",
+            human_seconds(last.wall_s_total),
+            f"{human_seconds(last.wall_s_total / per_round)} a round",
+        ),
+    ]
+    if last.virtual_s_total is not None:
+        per = f"{human_seconds(last.virtual_s_total / per_round)} a round"
+        tiles.append(Tile("Virtual time", human_seconds(last.virtual_s_total), per))
+    else:
+        heard = sum(r.arrived for r in rounds)
+        each = human_bytes(last.uplink_bytes_total / heard) if heard else "–"
+        tiles.append(Tile("Uplink a reply", each, f"{heard:,} replies" if heard else ""))
+    cohort = max((r.cohort for r in rounds), default=0)
+    tiles.append(
+        Tile("Clients", f"{run.clients:,}" if run.clients else "–", f"{cohort:,} a round" if cohort else "")
+    )
+    tiles.append(Tile("Strategy", run.strategy or "–", f"seed {run.seed}" if run.seed is not None else ""))
+    return tuple(tiles)
+
+
+def _bytes_and_mean(total: int, rounds: int) -> tuple[str, str]:
+    return human_bytes(total), f"{human_bytes(total / rounds)} a round"
+
+
+def _accuracy_tile(run: Run) -> Tile:
+    at, values = points(run.rounds, AXES[0].read, accuracy_of)
+    if not values:
+        return Tile("Final accuracy", "–", "no evaluation on record")
+    best = int(np.argmax(values))
+    kind = "Final accuracy" if any(r.accuracy is not None for r in run.rounds) else "Final accuracy, clients"
+    return Tile(kind, percent(values[-1]), f"best {percent(values[best])} in round {at[best]:.0f}")
+
+
+def _axes_of(run: Run) -> list[Axis]:
+    """The axes along which this run moves: virtual time beside wall time only where there is a clock."""
+    return [axis for axis in AXES if any((axis.read(r) or 0.0) > 0 for r in run.rounds if r.server_round > 0)]
+
+
+def _learning(run: Run) -> Section | None:
+    pictures = []
+    for axis in _axes_of(run):
+        x, y = points(run.rounds, axis.read, accuracy_of)
+        if y:
+            drawn = curve_figure(
+                [Curve("accuracy", x, y)], axis, "Accuracy", share=True, mark_best=axis.noun == "rounds"
+            )
+            pictures.append(Picture(f"Accuracy against {axis.noun}", drawn))
+    x, y = points(run.rounds, AXES[0].read, loss_of)
+    if y:
+        pictures.append(Picture("Loss against rounds", curve_figure([Curve("loss", x, y)], AXES[0], "Loss")))
+    if not pictures:
+        return None
+    if len(pictures) % 2:
+        pictures[0] = pictures[0].widened()
+    return Section("Learning", _learning_intro(run), tuple(pictures))
+
+
+def _learning_intro(run: Run) -> str:
+    if any(r.accuracy is not None for r in run.rounds):
+        return "The global model on the server's test set."
+    if any(accuracy_of(r) is not None for r in run.rounds):
+        return "The mean over the clients that evaluated, weighted by their examples."
+    return "What clients reported; the app put no accuracy on record."
+
+
+def _cost(run: Run) -> Section | None:
+    rounds = _trained(run)
+    if not rounds:
+        return None
+    last, arrivals = rounds[-1], sum(r.arrived for r in rounds)
+    up, down = human_bytes(last.uplink_bytes_total), human_bytes(last.downlink_bytes_total)
+    each = f", {human_bytes(last.uplink_bytes_total / arrivals)} for each reply" if arrivals else ""
+    traffic = series_figure(
+        rounds, [lambda r: float(r.uplink_bytes), lambda r: float(r.downlink_bytes)], "Bytes a round", "bytes"
+    )
+    seconds = series_figure(rounds, [lambda r: r.wall_s], "Wall time a round", "seconds")
+    keys = (Key("up", 0), Key("down", 1))
+    return Section(
+        "Cost",
+        f"Clients sent {up}{each}; the server sent {down}.",
+        (Picture("Bytes", traffic, keys=keys), Picture("Seconds", seconds)),
+    )
+
+
+def _participation(run: Run) -> Section | None:
+    rounds = _trained(run)
+    if not any(r.participants for r in rounds):
+        return None
+    took_part = participation_of(rounds, run.clients)
+    times = took_part.sum(axis=0)
+    never = int((times == 0).sum())
+    unheard = f"; {never:,} ({percent(never / times.size)}) never" if never else ""
+    return Section(
+        "Participation",
+        f"{times.size - never:,} of {times.size:,} clients were heard at least once{unheard}.",
+        (
+            Picture("How often", histogram_figure(took_part)),
+            Picture("When", strip_figure(took_part, rounds[0].server_round)),
+        ),
+    )
+
+
+def _partition(run: Run) -> Section | None:
+    if run.class_counts is None or 0 in run.class_counts.shape or not run.class_counts.any():
+        return None
+    counts = run.class_counts
+    sizes = counts.sum(axis=1)
+    held = (counts > 0).sum(axis=1)
+    picture = Picture("Clients by classes", partition_figure(counts), wide=True)
+    return Section(
+        "Data partition",
+        f"{len(counts):,} clients hold {int(np.median(sizes)):,} samples in the median "
+        f"(from {int(sizes.min()):,} to {int(sizes.max()):,}) of {np.median(held):.3g} classes; "
+        "the stronger a cell, the larger the share of the class.",
+        (picture,),
+    )
+
+
+def _federated_evaluation(run: Run) -> Section | None:
+    rounds = [r for r in run.rounds if r.evaluate_metrics]
+    if not rounds:
+        return None
+    names = sorted({name for r in rounds for name in r.evaluate_metrics})
+    pictures = tuple(_evaluation_picture(rounds, name) for name in names if _worst(rounds, name))
+    last = rounds[-1]
+    rows = tuple(
+        (name, plain(last.evaluate_metrics.get(name)), plain(last.worst_tenth.get(name))) for name in names
+    )
+    header = (f"Round {last.server_round}", "Mean over clients", "Mean over the worst 10%")
+    return Section(
+        "Federated evaluation",
+        f"Clients scored the global model on their own data ({last.evaluate_arrived:,} in the last round).",
+        pictures,
+        (Table(header, rows),),
+    )
+
+
+def _worst(rounds: list[RoundRecord], name: str) -> bool:
+    return any(math.isfinite(r.worst_tenth.get(name, math.nan)) for r in rounds)
+
+
+def _evaluation_picture(rounds: list[RoundRecord], name: str) -> Picture:
+    def read(metrics: str) -> Callable[[RoundRecord], float | None]:
+        def value(record: RoundRecord) -> float | None:
+            found: float = getattr(record, metrics).get(name, math.nan)
+            return found if math.isfinite(found) else None
+
+        return value
+
+    unit = "share" if "acc" in name.lower() else ""
+    drawn = series_figure(rounds, [read("evaluate_metrics"), read("worst_tenth")], name, unit)
+    return Picture(name, drawn, keys=(Key("mean", 0), Key("worst 10% of clients", 1)))
+
+
+def _faults(run: Run) -> Section | None:
+    errors = sum(r.errors + r.evaluate_errors for r in run.rounds)
+    missing = sum(r.missing + r.evaluate_missing for r in run.rounds)
+    if not errors + missing:
+        return None
+    keys = (Key("errors", 1, line=False), Key("missing", 4, line=False))
+    picture = Picture("Replies that did not come", faults_figure(run.rounds), keys=keys).widened(2.6)
+    affected = sum(bool(r.errors + r.missing + r.evaluate_errors + r.evaluate_missing) for r in run.rounds)
+    return Section(
+        "Errors and drop-outs",
+        f"{errors:,} replies carried an error and {missing:,} never came, in {affected:,} rounds.",
+        (picture,),
+    )
+
+
+def _rounds(run: Run) -> Section | None:
+    if not run.rounds:
+        return None
+    header = (
+        "Round",
+        "Accuracy",
+        "Loss",
+        "Asked",
+        "Heard",
+        "Errors",
+        "Missing",
+        "Up",
+        "Down",
+        "Wall",
+        "Virtual",
+    )
+    table = Table(header, tuple(_row(r) for r in run.rounds), fold=f"All {len(run.rounds)} rows")
+    return Section("Rounds", tables=(table,))
+
+
+def _row(record: RoundRecord) -> tuple[str, ...]:
+    return (
+        str(record.server_round),
+        percent(accuracy_of(record)),
+        plain(loss_of(record)),
+        f"{record.cohort:,}",
+        f"{record.arrived:,}",
+        f"{record.errors + record.evaluate_errors:,}",
+        f"{record.missing + record.evaluate_missing:,}",
+        human_bytes(record.uplink_bytes),
+        human_bytes(record.downlink_bytes),
+        human_seconds(record.wall_s),
+        "–" if record.virtual_s is None else human_seconds(record.virtual_s),
+    )
+
+
+def _configuration(run: Run) -> Section | None:
+    by_title: dict[str, list[tuple[str, str]]] = {}
+    for key, value in run.settings.items():
+        table, _, name = key.rpartition(".")
+        by_title.setdefault(_TABLES.get(table, table), []).append((name, _said(value)))
+    by_title["Environment"] = list(run.summary.environment.items())
+    tables = [
+        Table((), tuple(rows), numbers=False, title=title)
+        for title, rows in sorted(by_title.items(), key=lambda item: -len(item[1]))
+        if rows
+    ]
+    return Section("Configuration", tables=tuple(tables)) if tables else None
+
+
+def _said(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "–" if value == "" else str(value)
