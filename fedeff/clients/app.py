@@ -1,0 +1,204 @@
+"""A ClientApp that trains one client in any Flower runtime, and a whole block of them where offered."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, ParamSpec
+
+import numpy as np
+import torch
+from flwr.app import Context, Message, MessageType
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
+from torch import nn
+
+from fedeff.clients.block import obstacle_to_vectorising, train_block, vectorising_pays
+from fedeff.clients.data import ClientData, Samples, SampleStore
+from fedeff.clients.evaluation import evaluate
+from fedeff.clients.loop import train_loop
+from fedeff.clients.messages import Request, evaluate_reply, read_request, train_reply
+from fedeff.clients.training import LocalTraining
+from fedeff.core.errors import ConfigError, unknown_name
+from fedeff.core.rng import generator
+
+__all__ = ["BlockClientApp", "client_app"]
+
+Vectorise = Literal["auto", "always", "never"]
+_VECTORISE = ("auto", "always", "never")
+Member = tuple[int, Request, Samples]  # a message's position in its block, what it asks, on what
+Results = dict[int, Message | Exception]
+_P = ParamSpec("_P")
+_BLOCK_CLIENTS = 50  # a step costs about a millisecond of calls however many share it; more share little
+_log = logging.getLogger(__name__)
+
+
+def client_app(
+    model: Callable[[], nn.Module],
+    data: Callable[[int, int], ClientData],
+    training: LocalTraining,
+    *,
+    seed: int = 0,
+    vectorise: Vectorise = "auto",
+    mods: Sequence[Mod] = (),
+) -> "BlockClientApp":
+    """A ClientApp around local training.
+
+    `model()` gives a fresh module, the same architecture every time; `data(partition_id,
+    num_partitions)` a client's samples, the same every time. Batches are drawn from
+    (seed, round, partition), so a client's result depends on neither process nor neighbours.
+
+    `vectorise` says what `run_block` does: "always" trains blocks by `train_block` (ConfigError
+    for each client where the model does not allow it), "never" by the plain loop, "auto" by
+    whichever is faster for this kind of model. `mods` are Flower mods around every message; with
+    any of them clients go one by one.
+
+    >>> from fedeff.models import build
+    >>> def data(partition, partitions):
+    ...     rng = np.random.default_rng(partition)
+    ...     return ClientData(rng.random((60, 1, 28, 28), np.float32), rng.integers(0, 10, 60))
+    >>> app = client_app(lambda: build("mlp"), data, LocalTraining(learning_rate=0.1))
+    """
+    return BlockClientApp(model, data, training, seed=seed, vectorise=vectorise, mods=mods)
+
+
+class BlockClientApp(ClientApp):
+    """The ClientApp that `client_app` builds; engines that know `run_block` hand it whole blocks."""
+
+    def __init__(
+        self,
+        model: Callable[[], nn.Module],
+        data: Callable[[int, int], ClientData],
+        training: LocalTraining,
+        *,
+        seed: int = 0,
+        vectorise: Vectorise = "auto",
+        mods: Sequence[Mod] = (),
+    ) -> None:
+        super().__init__(mods=list(mods))
+        if vectorise not in _VECTORISE:
+            raise unknown_name("value of vectorise", vectorise, _VECTORISE)
+        if seed < 0:
+            raise ConfigError(f"seed is {seed!r}; it must be a whole number of at least 0")
+        self._make_model, self._training = model, training
+        self._seed, self._vectorise, self._has_mods = seed, vectorise, bool(mods)
+        self._model: nn.Module | None = None
+        self._store = SampleStore(data)
+        self._warned = False
+        self.train()(self._train_one)
+        self.evaluate()(self._evaluate_one)
+
+    @property
+    def block_size(self) -> int | None:
+        """How many clients an engine should hand to `run_block` at most; None: none, go one by one."""
+        return _BLOCK_CLIENTS if self._blocks_wanted() else None
+
+    def run_block(
+        self, messages: Sequence[Message], contexts: Sequence[Context]
+    ) -> list[Message | Exception]:
+        """One result per message, in order: its reply, or the exception that its client raised."""
+        results = self._train_in_blocks(messages, contexts) if self._blocks_wanted() else {}
+        return [
+            results[position] if position in results else _attempt(self, message, context)
+            for position, (message, context) in enumerate(zip(messages, contexts, strict=True))
+        ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process: all but the model, which is built anew there."""
+        return {**self.__dict__, "_model": None}
+
+    def _train_one(self, message: Message, context: Context) -> Message:
+        request, samples = self._read(message, context)
+        rng = self._generator(request)
+        return train_reply(
+            request, train_loop(self._module(), request.arrays, samples, request.training, rng)
+        )
+
+    def _evaluate_one(self, message: Message, context: Context) -> Message:
+        request, model = read_request(message, context, self._training), self._module()
+        samples = self._store.test(request.partition, request.partitions, self._training.device)
+        return evaluate_reply(request, evaluate(model, request.arrays, samples))
+
+    def _train_in_blocks(self, messages: Sequence[Message], contexts: Sequence[Context]) -> Results:
+        """Results of train messages by position; those that ask for the same training make one block.
+
+        A position may be left out: that client goes by the loop.
+        """
+        results: Results = {}
+        groups: dict[LocalTraining, list[Member]] = {}
+        for position, (message, context) in enumerate(zip(messages, contexts, strict=True)):
+            if message.metadata.message_type != MessageType.TRAIN:
+                continue
+            try:
+                request, samples = self._read(message, context)
+            except Exception as error:
+                results[position] = error
+            else:
+                groups.setdefault(request.training, []).append((position, request, samples))
+        for training, members in groups.items():
+            if len(members) > 1 or self._vectorise == "always":
+                results.update(self._train_block(training, members))
+        return results
+
+    def _train_block(self, training: LocalTraining, members: Sequence[Member]) -> Results:
+        positions, requests, samples = zip(*members, strict=True)
+        rngs = [self._generator(request) for request in requests]
+        try:
+            trained = train_block(self._module(), [r.arrays for r in requests], samples, training, rngs)
+        except Exception as error:
+            if self._vectorise == "always":
+                return dict.fromkeys(positions, error)
+            self._warn_of_loop(error)
+            return {}
+        replies = [
+            _attempt(train_reply, request, one) for request, one in zip(requests, trained, strict=True)
+        ]
+        return dict(zip(positions, replies, strict=True))
+
+    def _blocks_wanted(self) -> bool:
+        if self._has_mods or self._vectorise == "never":
+            return False
+        if self._vectorise == "always":
+            return True
+        model, training = self._module(), self._training
+        return obstacle_to_vectorising(model, training) is None and vectorising_pays(model, training.device)
+
+    def _warn_of_loop(self, error: Exception) -> None:
+        # One bad client fails a block too; the loop then tells it from its neighbours.
+        if not self._warned:
+            _log.warning("a vectorised block failed, its clients go by the plain loop: %s", error)
+            self._warned = True
+
+    def _read(self, message: Message, context: Context) -> tuple[Request, Samples]:
+        self._module()
+        request = read_request(message, context, self._training)
+        return request, self._store.train(request.partition, request.partitions, request.training.device)
+
+    def _generator(self, request: Request) -> np.random.Generator:
+        return generator(self._seed, purpose="batches", round=request.server_round, client=request.partition)
+
+    def _module(self) -> nn.Module:
+        """The model of this process, built at first use."""
+        if self._model is None:
+            self._model = _placed(self._make_model(), self._training.device)
+        return self._model
+
+
+def _placed(model: nn.Module, device: str) -> nn.Module:
+    """The model on its device, laid out for it; on a CPU this process is set to one torch thread."""
+    kind = torch.device(device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {device!r} was asked for, but torch sees no GPU here; use device 'cpu'")
+    if kind == "cpu":
+        # Clients run side by side in processes; a second thread would also change the sums.
+        torch.set_num_threads(1)
+    model = model.to(device)
+    if any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def _attempt(work: Callable[_P, Message], *args: _P.args, **kwargs: _P.kwargs) -> Message | Exception:
+    """What `work` gives, or the exception it raised."""
+    try:
+        return work(*args, **kwargs)
+    except Exception as error:
+        return error

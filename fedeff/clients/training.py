@@ -1,0 +1,148 @@
+"""What a client does in one round, as a value; and what comes out of it."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from fedeff.core.errors import ConfigError, unknown_name
+
+__all__ = ["LocalTraining", "Trained", "batches"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Optimizer = Literal["sgd", "momentum", "adam"]
+_OPTIMIZERS = ("sgd", "momentum", "adam")
+
+# The keys by which a message may override a field; `proximal-mu` is what Flower's FedProx sends.
+_KEYS = {
+    "local-epochs": "epochs",
+    "local-steps": "steps",
+    "batch-size": "batch_size",
+    "optimizer": "optimizer",
+    "learning-rate": "learning_rate",
+    "momentum": "momentum",
+    "weight-decay": "weight_decay",
+    "proximal-mu": "prox_mu",
+    "prox-mu": "prox_mu",
+    "autocast": "autocast",
+}
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """One client's work in one round: how long, in which batches, by which optimiser.
+
+    `steps` batches if it is not 0, else `epochs` passes over the client's samples. Each pass is a
+    new order of all samples; its last batch may be short. `weight_decay` is the L2 term that
+    torch.optim adds to the gradient, `prox_mu` the FedProx coefficient (Li et al.,
+    arXiv:1812.06127, eq. 2: mu/2 times the squared distance to the received model). `autocast`
+    computes the forward pass in bfloat16; it goes by the plain loop alone.
+    """
+
+    epochs: int = 1
+    steps: int = 0
+    batch_size: int = 10
+    optimizer: Optimizer = "sgd"
+    learning_rate: float = 0.05
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    prox_mu: float = 0.0
+    autocast: bool = False
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in _OPTIMIZERS:
+            raise unknown_name("optimizer", self.optimizer, _OPTIMIZERS)
+        _whole("local-epochs", self.epochs, least=0 if self.steps else 1)
+        _whole("local-steps", self.steps, least=0)
+        _whole("batch-size", self.batch_size, least=1)
+        _real("learning-rate", self.learning_rate, above_zero=True)
+        for key in ("momentum", "weight-decay", "prox-mu"):
+            _real(key, getattr(self, _KEYS[key]))
+        if not isinstance(self.autocast, bool):
+            raise ConfigError(f"autocast is {self.autocast!r}; it must be true or false")
+        self._check_momentum()
+        _check_device(self.device)
+
+    def _check_momentum(self) -> None:
+        if self.optimizer == "momentum" and not 0 < self.momentum < 1:
+            raise ConfigError(
+                f"optimizer 'momentum' got momentum {self.momentum}; set it between 0 and 1, such as 0.9"
+            )
+        if self.optimizer != "momentum" and self.momentum:
+            raise ConfigError(
+                f"momentum {self.momentum} has no effect with optimizer {self.optimizer!r}; "
+                "use optimizer 'momentum' or leave momentum at 0"
+            )
+
+    def overridden(self, config: Mapping[str, Any]) -> "LocalTraining":
+        """A copy with the fields that a message's config sets; other keys are not looked at.
+
+        `local-epochs` in a message puts an end to `local-steps`, unless the message sets both.
+        Raises ConfigError, naming the key, for a value of the wrong type or out of range.
+        """
+        if _KEYS.keys().isdisjoint(config):
+            return self
+        changes = {field: config[key] for key, field in _KEYS.items() if key in config}
+        if "epochs" in changes:
+            changes.setdefault("steps", 0)
+        return replace(self, **changes)
+
+    def step_count(self, samples: int) -> int:
+        """Optimiser steps that a client of so many samples takes in a round."""
+        return self.steps or self.epochs * math.ceil(samples / self.batch_size)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A client's model after local training, by state key, and how it got there.
+
+    `loss` is the mean over the samples trained on, each at the weights it met; `examples` is the
+    number of samples that the client has.
+    """
+
+    arrays: dict[str, Array]
+    steps: int
+    loss: float
+    examples: int
+
+
+def batches(samples: int, training: LocalTraining, rng: np.random.Generator) -> Iterator[Array]:
+    """Row numbers (int64, at most `batch_size` of them) of each step, in the order drawn from `rng`.
+
+    Raises ConfigError for a client without samples.
+    """
+    if samples < 1:
+        raise ConfigError("a client without samples cannot train; partition the data without empty clients")
+    remaining = training.step_count(samples)
+    while remaining:
+        order = rng.permutation(samples)
+        for begin in range(0, samples, training.batch_size)[:remaining]:
+            yield order[begin : begin + training.batch_size]
+            remaining -= 1
+
+
+def _whole(key: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{key} is {value!r}; it must be a whole number of at least {least}")
+
+
+def _real(key: str, value: object, *, above_zero: bool = False) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (above_zero and value == 0):  # type: ignore[operator]
+        bound = "above 0" if above_zero else "at least 0"
+        raise ConfigError(f"{key} is {value!r}; it must be a finite number {bound}")
+
+
+def _check_device(device: str) -> None:
+    # Whether it is there is asked where training runs: the process that writes the value may differ.
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device {device!r} is no torch device; use 'cpu', 'cuda' or 'cuda:0'") from error
+
+
+assert set(_KEYS.values()) <= {field.name for field in fields(LocalTraining)}

@@ -1,0 +1,81 @@
+"""Small clients and models that the tests of local training share."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from torch import nn
+
+from fedeff.clients.data import Samples, prepared
+from fedeff.core.flower import set_task_identity
+from fedeff.models import build
+
+SHAPES = {
+    "mlp": (1, 6, 6),
+    "cnn": (1, 8, 8),
+    "logistic": (1, 6, 6),
+    "gru": (5,),
+    "lstm": (5,),
+    "resnet20": (1, 8, 8),
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """As in a worker; on a busy machine small models are also several times faster so."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _identity() -> None:
+    set_task_identity(1)
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., nn.Module]:
+    def make(name: str, seed: int = 0) -> nn.Module:
+        return build(name, classes=10, input_shape=SHAPES[name], seed=seed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_samples() -> Callable[..., Samples]:
+    def make(name: str, count: int, seed: int = 0) -> Samples:
+        rng, shape = np.random.default_rng((seed, count)), SHAPES[name]
+        if len(shape) == 1:
+            text = rng.integers(0, 10, (count, shape[0] + 1))
+            return prepared(text[:, :-1], text[:, 1:], "cpu")
+        return prepared(rng.random((count, *shape), np.float32), rng.integers(0, 10, count), "cpu")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def arrays_of() -> Callable[[nn.Module], dict[str, np.ndarray]]:
+    return lambda model: {key: value.numpy().copy() for key, value in model.state_dict().items()}
+
+
+@pytest.fixture(scope="session")
+def request_to() -> Callable[..., tuple[Message, Context]]:
+    """A message to a client, and its context."""
+
+    def request(
+        model: nn.Module,
+        partition: int,
+        *,
+        kind: str = "train",
+        partitions: int = 10,
+        **config: int | float | str | bool | Sequence[str],
+    ) -> tuple[Message, Context]:
+        keys = {key.replace("_", "-"): value for key, value in config.items()}
+        content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "config": ConfigRecord(keys)})
+        node = {"partition-id": partition, "num-partitions": partitions}
+        context = Context(
+            run_id=1, node_id=partition + 1, node_config=node, state=RecordDict(), run_config={}
+        )
+        return Message(content, dst_node_id=partition + 1, message_type=kind), context
+
+    return request
