@@ -1,0 +1,55 @@
+"""What a setting may be: a sentence for people and a test for values, side by side."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Allowed", "above", "anything", "at_least", "below", "between", "one_of", "switch"]
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The values a setting takes: `text` for help and errors, `holds` for one value's test.
+
+    `names` is set where the value is one of a few words, so that a typo can be answered with the
+    nearest one.
+    """
+
+    text: str
+    holds: Callable[[Any], bool]
+    names: tuple[str, ...] = ()
+
+
+def at_least(low: float) -> Allowed:
+    """Numbers from `low` up."""
+    return Allowed(f"at least {low:g}", lambda value: bool(value >= low))
+
+
+def above(low: float) -> Allowed:
+    """Numbers greater than `low`."""
+    return Allowed(f"above {low:g}", lambda value: bool(value > low))
+
+
+def below(low: float, high: float) -> Allowed:
+    """Numbers from `low` up to, but without, `high`."""
+    return Allowed(f"at least {low:g} and below {high:g}", lambda value: bool(low <= value < high))
+
+
+def between(low: float, high: float) -> Allowed:
+    """Numbers from `low` to `high`, both included."""
+    return Allowed(f"from {low:g} to {high:g}", lambda value: bool(low <= value <= high))
+
+
+def one_of(*names: str) -> Allowed:
+    """One of a few words."""
+    return Allowed(", ".join(names), lambda value: value in names, names)
+
+
+def switch() -> Allowed:
+    """True or false."""
+    return Allowed("true or false", lambda value: isinstance(value, bool))
+
+
+def anything(text: str) -> Allowed:
+    """Any text; `text` says what it means."""
+    return Allowed(text, lambda value: True)

@@ -1,0 +1,149 @@
+"""The round loop: a strategy, a Grid and where the run stands in; the next standing out.
+
+Unlike `Strategy.start` it can begin after any round, evaluates when asked to, stops at a target and
+hands over every round as it ends. It knows neither files nor configuration.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedeff.core.errors import EngineError
+from fedeff.core.records import RoundRecord
+from fedeff.grids import Folded
+
+__all__ = ["RoundBook", "Schedule", "Score", "run_rounds"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Score:
+    """The global model on the server's test data."""
+
+    accuracy: float  # in [0, 1]
+    loss: float  # mean over rows, in nats
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run goes on, and when its model is evaluated."""
+
+    rounds: int
+    evaluate_every: int = 1
+    evaluate_clients: int = 0  # 0: no federated evaluation
+    target_accuracy: float = 0.0  # 0: never stop early
+
+    def evaluates(self, server_round: int) -> bool:
+        """Whether this round's model is evaluated; the last one always is."""
+        return server_round % self.evaluate_every == 0 or server_round == self.rounds
+
+    def reached(self, record: RoundRecord | None) -> bool:
+        """Whether the record shows the target accuracy."""
+        accuracy = record.accuracy if record else None
+        return self.target_accuracy > 0 and accuracy is not None and accuracy >= self.target_accuracy
+
+
+class RoundBook(Protocol):
+    """Where finished rounds are written; `fedeff.core.records.RoundLog` is one."""
+
+    last: RoundRecord | None
+
+    def close_round(
+        self, server_round: int, *, accuracy: float | None = None, loss: float | None = None
+    ) -> RoundRecord:
+        """Write the record of the round that was open."""
+        ...
+
+
+def run_rounds(
+    strategy: Strategy,
+    grid: Grid,
+    model: ArrayRecord,
+    schedule: Schedule,
+    *,
+    book: RoundBook,
+    evaluate: Callable[[ArrayRecord], Score | None],
+    keep: Callable[[int, ArrayRecord], None],
+    done: int = 0,
+) -> ArrayRecord:
+    """The model after the rounds that are left of the schedule.
+
+    `done` rounds are behind, with `model` as their result and `book.last` as the record of the last.
+    Each round is recorded first and then given to `keep(server_round, model)`, so that whoever finds
+    a kept model finds its record too.
+
+    Raises:
+        EngineError: if every client of a round answered with an error; later rounds would, too.
+    """
+    while done < schedule.rounds and not (done and schedule.reached(book.last)):
+        done += 1
+        model = _train(strategy, grid, model, done)
+        score = None
+        if schedule.evaluates(done):
+            score = evaluate(model)
+            if schedule.evaluate_clients:
+                _evaluate_on_clients(strategy, grid, model, done)
+        record = book.close_round(
+            done, accuracy=score.accuracy if score else None, loss=score.loss if score else None
+        )
+        keep(done, model)
+        _log.info("round %d of %d: %s", done, schedule.rounds, _in_words(record))
+    return model
+
+
+def _train(strategy: Strategy, grid: Grid, model: ArrayRecord, server_round: int) -> ArrayRecord:
+    messages = strategy.configure_train(server_round, model, ConfigRecord(), grid)
+    failures = _Failures()
+    replies = failures.seen_in(grid.send_and_receive(messages))
+    merged, _ = strategy.aggregate_train(server_round, replies)
+    failures.check(server_round)
+    return model if merged is None else merged
+
+
+def _evaluate_on_clients(strategy: Strategy, grid: Grid, model: ArrayRecord, server_round: int) -> None:
+    messages = strategy.configure_evaluate(server_round, model, ConfigRecord(), grid)
+    strategy.aggregate_evaluate(server_round, grid.send_and_receive(messages))
+
+
+class _Failures:
+    """What went wrong among a round's replies: how many failed, how many did not, the first reason."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.successes = 0
+        self.first = ""
+
+    def seen_in(self, replies: Iterable[Message]) -> Iterable[Message]:
+        """The same replies; a list stays a list, since a strategy may read it twice."""
+        if isinstance(replies, Iterator):
+            return self._on_the_way(replies)
+        for reply in replies:
+            self._see(reply)
+        return replies
+
+    def _on_the_way(self, replies: Iterator[Message]) -> Iterator[Message]:
+        for reply in replies:
+            self._see(reply)
+            yield reply
+
+    def _see(self, reply: Message | Folded) -> None:
+        if isinstance(reply, Message) and reply.has_error():
+            self.count += 1
+            self.first = self.first or " ".join(str(reply.error.reason).split())
+        else:
+            self.successes += 1
+
+    def check(self, server_round: int) -> None:
+        if self.count and not self.successes:
+            raise EngineError(f"round {server_round}: all {self.count} clients failed; first: {self.first}")
+
+
+def _in_words(record: RoundRecord) -> str:
+    accuracy = "not evaluated" if record.accuracy is None else f"accuracy {record.accuracy:.4f}"
+    return f"{accuracy}, {record.arrived} of {record.cohort} clients, {record.uplink_bytes:,} bytes up"

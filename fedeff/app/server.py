@@ -1,0 +1,143 @@
+"""The built-in ServerApp: our round loop over a strategy of ours, in any of Flower's runtimes.
+
+`app` is what a Flower app folder names; it keeps no files. `server_app(...)` makes one that writes a
+run folder, follows a virtual clock and reports each round.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedeff.app.checkpoints import Standing, latest_standing, write_standing
+from fedeff.app.evaluation import Evaluation
+from fedeff.app.rounds import Schedule, run_rounds
+from fedeff.app.run_folder import RunFolder
+from fedeff.app.settings import Settings
+from fedeff.app.workload import dataset_of, new_model, resolved
+from fedeff.core.delays import VirtualClock
+from fedeff.core.layers import encode_record
+from fedeff.core.records import RoundLog, RoundRecord
+from fedeff.grids.metered import MeteredGrid
+from fedeff.strategies import FedAvg, build, strategy_spec
+
+__all__ = ["app", "server_app"]
+
+
+def server_app(
+    folder: RunFolder | None = None,
+    *,
+    clock: VirtualClock | None = None,
+    on_round: Callable[[RoundRecord], None] | None = None,
+) -> ServerApp:
+    """The built-in server, which trains as `context.run_config` says.
+
+    With a `folder` it writes a record and a checkpoint after every round and, if the folder holds a
+    run that was stopped anywhere, goes on to the same result. `clock` is the engine's. `on_round` is
+    told of each record; without it a line a round goes to Flower's log. The final model is left in
+    `context.state["model"]`.
+    """
+    made = ServerApp()
+
+    @made.main()
+    def main(grid: Grid, context: Context) -> None:
+        settings, notices = resolved(Settings.from_run_config(context.run_config))
+        if folder is None:
+            for notice in notices:
+                _flower_log.warning(notice)
+        told = on_round or _Narrator(settings.num_server_rounds)
+        context.state["model"] = _Server(settings, folder, clock, told).run(grid)
+
+    return made
+
+
+app = server_app()
+
+# The logger that Flower's runtimes print; ours would stay silent under `flwr run`.
+_flower_log = logging.getLogger("flwr")
+
+
+@dataclass(frozen=True)
+class _Narrator:
+    """Tells Flower's log of each round."""
+
+    rounds: int
+
+    def __call__(self, record: RoundRecord) -> None:
+        accuracy = "not evaluated" if record.accuracy is None else f"accuracy {record.accuracy:.4f}"
+        _flower_log.info(
+            "[ROUND %d/%d] %s, %d of %d clients, %d bytes up",
+            *(record.server_round, self.rounds, accuracy, record.arrived, record.cohort, record.uplink_bytes),
+        )
+
+
+@dataclass(frozen=True)
+class _Server:
+    settings: Settings
+    folder: RunFolder | None
+    clock: VirtualClock | None
+    on_round: Callable[[RoundRecord], None]
+
+    def run(self, grid: Grid) -> ArrayRecord:
+        """The final model."""
+        settings = self.settings
+        strategy = strategy_of(settings)
+        standing = self._standing(strategy)
+        book = RoundLog(self.folder.rounds_file if self.folder else None, on_round=self.on_round)
+        return run_rounds(
+            strategy,
+            MeteredGrid(grid, book.add, self.clock),
+            standing.model,
+            schedule_of(settings),
+            book=book,
+            evaluate=Evaluation(new_model(settings), dataset_of(settings).test, settings.device),
+            keep=lambda done, model: self._keep(strategy, done, model),
+            done=standing.server_round,
+        )
+
+    def _standing(self, strategy: FedAvg) -> Standing:
+        """Where the folder's run stands, with strategy and clock set to it; else the beginning."""
+        standing = None
+        if self.folder:
+            rounds = self.folder.rounds()
+            standing = latest_standing(self.folder.checkpoints, rounds[-1].server_round if rounds else 0)
+            self.folder.cut_rounds(standing.server_round if standing else 0)
+        if standing is None:
+            return Standing(0, _first_model(self.settings))
+        strategy.restore(standing.strategy_state)
+        if self.clock:
+            self.clock.advance_to(standing.virtual_s)
+            self.clock.exchange = standing.exchanges
+        return standing
+
+    def _keep(self, strategy: FedAvg, done: int, model: ArrayRecord) -> None:
+        if self.folder:
+            clock = self.clock or VirtualClock()
+            standing = Standing(done, model, strategy.state(), clock.now_s, clock.exchange)
+            write_standing(self.folder.checkpoints, standing)
+
+
+def strategy_of(settings: Settings) -> FedAvg:
+    """The strategy, told of those settings that are its own and not at their default.
+
+    A default that the strategy has for itself may differ: fedprox pulls by 0.1, other strategies by 0.
+    """
+    own = {setting.key for setting in strategy_spec(settings.strategy).settings}
+    return build(settings.strategy, {key: value for key, value in settings.changed().items() if key in own})
+
+
+def schedule_of(settings: Settings) -> Schedule:
+    """The part of the settings that says how long and how often."""
+    return Schedule(
+        rounds=settings.num_server_rounds,
+        evaluate_every=settings.evaluate_every,
+        evaluate_clients=settings.evaluate_clients,
+        target_accuracy=settings.target_accuracy,
+    )
+
+
+def _first_model(settings: Settings) -> ArrayRecord:
+    state = new_model(settings).state_dict()
+    return encode_record({key: values.numpy() for key, values in state.items()})

@@ -1,0 +1,102 @@
+"""Kill a small run before each of its operations on the run folder, resume it, and compare.
+
+`python killed_run.py FOLDER SPACING` prints one JSON line. A child process is forked for every
+attempt; in it the process ends by `os._exit` at the n-th operation (opening for writing, renaming,
+removing) on anything inside the run folder, so no handler, no `finally` and no buffer gets a turn.
+With SPACING above 0 one run is killed again and again, that many operations after each start.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+# All that a run imports, here and once: the children inherit it.
+import fedeff.app.client
+import fedeff.app.server
+import fedeff.simulation  # noqa: F401
+from fedeff.app.run import Plan, continue_run, simulate
+from fedeff.app.run_folder import RunFolder, is_run
+from fedeff.app.runtime import Runtime
+from fedeff.app.settings import Settings
+
+KILLED = 9
+PLAN = Plan(
+    Settings(
+        dataset="digits",
+        model="logistic",
+        strategy="layerwise",
+        partition="dirichlet:0.5",
+        cohort=4,
+        evaluate_clients=2,
+        num_server_rounds=3,
+    ),
+    Runtime(clients=8, engine="inline", delays="pareto:1.5", latency_s=0.1),
+)
+
+
+def kill_at(operation: int, folder: Path) -> None:
+    """Arm this process: it ends at the given operation, counted from 1, on the folder's files."""
+    seen, inside = 0, str(folder)
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal seen
+        writes = event in ("os.rename", "os.remove", "os.truncate") or (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        )
+        if writes and str(arguments[0]).startswith(inside):
+            seen += 1
+            if seen == operation:
+                os._exit(KILLED)
+
+    sys.addaudithook(watch)
+
+
+def attempt(folder: Path, operation: int | None) -> bool:
+    """Begin the run, or go on with it, in a child; whether it came to its end."""
+    child = os.fork()
+    if child == 0:
+        if operation is not None:
+            kill_at(operation, folder)
+        RunFolder.write_report = lambda self: self.report_file  # drawn elsewhere
+        continue_run(RunFolder.open(folder)) if is_run(folder) else simulate(PLAN, folder)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, KILLED), status
+    return status == 0
+
+
+def left_by(folder: Path) -> list[object]:
+    """What a run leaves, without wall time: its checkpoints' bytes and its records."""
+    checkpoints = {file.name: file.read_bytes().hex() for file in sorted((folder / "checkpoints").iterdir())}
+    records = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    for record in records:
+        del record["wall_s"], record["wall_s_total"]
+    return [checkpoints, records, json.loads((folder / "summary.json").read_text())["status"]]
+
+
+def main() -> None:
+    root, spacing = Path(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(1)
+    assert attempt(root / "whole", None)
+    whole = left_by(root / "whole")
+    kills, differing = 0, []
+    if spacing:
+        folder = root / "often"
+        while not attempt(folder, spacing):
+            kills += 1
+            assert kills < 100
+        differing = [] if left_by(folder) == whole else [spacing]
+    else:
+        while not attempt(folder := root / f"at-{kills + 1}", kills + 1):
+            kills += 1
+            assert attempt(folder, None)
+            if left_by(folder) != whole:
+                differing.append(kills)
+    print(json.dumps({"kills": kills, "differing": differing, "rounds": len(whole[1]), "left": whole}))
+
+
+if __name__ == "__main__":
+    main()
