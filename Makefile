@@ -1,0 +1,53 @@
+# `make` alone lists the targets. Each makes .venv first if there is none, with the versions in constraints.txt.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+FASHION_MNIST := /usr/share/datasets/fashion-mnist
+
+.DEFAULT_GOAL := help
+export NO_MKDOCS_2_WARNING = 1
+.PHONY: help demo test test-slow check bench docs data clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) data ## simulate 1,000 clients on real data; ends with a table and a report
+	$(BIN)/fedeff simulate
+
+test: $(INSTALLED) ## the fast tests, under 10 minutes on two cores
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(INSTALLED) data ## the slow tests: convergence on real data, the wheel in an empty environment
+	$(BIN)/pytest -m slow
+
+check: $(INSTALLED) ## lint, format, strict types, import layers, documentation
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict --quiet
+
+bench: $(INSTALLED) data ## measure the engines side by side, write bench/results/engine.md
+	$(BIN)/python bench/run_engine.py
+
+docs: $(INSTALLED) ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+data: ## install Debian's Fashion-MNIST where apt-get and root are at hand; never fails
+	@if [ -d $(FASHION_MNIST) ]; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  { apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends dataset-fashion-mnist; } \
+	    || echo "make data: could not install dataset-fashion-mnist; fedeff looks for other data"; \
+	else echo "make data: $(FASHION_MNIST) is not there; fedeff looks for other data"; fi
+
+clean: ## remove .venv, caches and built pages; runs/ stays
+	rm -rf .venv site dist build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("fedeff needs Python 3.11 or newer, not " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@echo "installing the versions of constraints.txt into .venv (minutes, the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""The Flower apps that the benchmarks run."""

@@ -1,0 +1,68 @@
+"""Each example runs as its own text says."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+QUICKSTART = EXAMPLES / "quickstart-flower"
+FEDEFF = [sys.executable, "-m", "fedeff.cli"]
+
+
+def run(*command: str, cwd: Path, search: Path | None = None) -> str:
+    """Standard output of a command that must succeed; `search` is on its import path."""
+    environment = os.environ | ({"PYTHONPATH": str(search)} if search else {})
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def accuracy(output: str) -> float:
+    """The number in the last line that an example prints."""
+    return float(output.splitlines()[-1].removeprefix("accuracy "))
+
+
+def test_every_example_is_tested_and_listed() -> None:
+    scripts = {path.name for path in EXAMPLES.glob("*.py")}
+    assert scripts == {"own_data_and_model.py", "server_momentum.py"}
+    assert all(name in (EXAMPLES / "README.md").read_text() for name in scripts)
+
+
+def test_server_momentum(tmp_path: Path) -> None:
+    assert accuracy(run(sys.executable, str(EXAMPLES / "server_momentum.py"), cwd=tmp_path)) > 0.6
+
+
+def test_own_data_and_model(tmp_path: Path) -> None:
+    assert accuracy(run(sys.executable, str(EXAMPLES / "own_data_and_model.py"), cwd=tmp_path)) > 0.9
+
+
+def test_the_quickstart_app_knows_nothing_of_fedeff() -> None:
+    sources = [path.read_text() for path in QUICKSTART.rglob("*.py")]
+    assert len(sources) == 4
+    assert not any("fedeff" in source for source in sources)
+
+
+def test_the_quickstart_app_by_the_command(tmp_path: Path) -> None:
+    settings = ["-c", "num-server-rounds=2", "--out", str(tmp_path), "--name", "quickstart"]
+    command = ["simulate", str(QUICKSTART), "--clients", "20", "--engine", "inline", *settings]
+    output = run(*FEDEFF, *command, cwd=tmp_path)
+    assert (tmp_path / "quickstart" / "report.html").is_file()
+    assert output.splitlines()[-1].endswith("report.html")
+
+
+def test_the_quickstart_app_from_python_as_the_page_shows(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (EXAMPLES / "README.md").read_text(), re.S)
+    (tmp_path / "shown.py").write_text(block)
+    assert accuracy(run(sys.executable, "shown.py", cwd=tmp_path, search=QUICKSTART)) > 0.8
+
+
+def test_the_page_shows_the_apps_own_settings() -> None:
+    config = tomllib.loads((QUICKSTART / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    shown = (EXAMPLES / "README.md").read_text()
+    assert all(f'"{key}": {value}' in shown for key, value in config.items())
