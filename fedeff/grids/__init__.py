@@ -1,5 +1,6 @@
 """Wrappers of Flower's `Grid`: what travels, counted and streamed, under any strategy and runtime."""
 
 from fedeff.grids.cohort import Cohort, Fold, Folded, Receipt
+from fedeff.grids.metered import MeteredGrid
 
-__all__ = ["Cohort", "Fold", "Folded", "Receipt"]
+__all__ = ["Cohort", "Fold", "Folded", "MeteredGrid", "Receipt"]

@@ -1,5 +1,6 @@
 """The fast engine: blocks of clients on Ray actors that are kept busy and replaced when they die."""
 
+import contextlib
 import logging
 import sys
 from collections import deque
@@ -27,14 +28,14 @@ _QUEUED_PER_ACTOR = 2  # one running, one already there
 _START_S = 300.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Task:
     """A block, or one client of a block whose actor died, on its way through an actor."""
 
     block: Block
     handle: tuple[int, Any]
     parent: int  # index of the block that was submitted
-    tries: int = 0
+    deaths: int = 0  # of actors that had it
 
 
 @dataclass
@@ -42,6 +43,7 @@ class _Actor:
     handle: Any
     placement: Placement
     tasks: deque[Any] = field(default_factory=deque)  # references, oldest first
+    holds_suspect: bool = False  # a task that an actor died with: it runs alone, to know whose fault it is
 
 
 @dataclass
@@ -55,9 +57,9 @@ class _Split:
 class RayEngine:
     """Runs blocks on Ray actors, one process each, least loaded first.
 
-    When an actor dies, the block it was running is run again client by client on a new actor
-    (a block that trains in vectors is first run again whole), so that the client that ends its
-    process, and only that one, becomes an error reply. Blocks that merely waited there lose nothing.
+    When an actor dies, the blocks it had not answered are run again client by client, each with an
+    actor to itself (a block that trains in vectors is first run again whole), so that the client that
+    ends its process, and only that one, becomes an error reply.
     """
 
     def __init__(self, app: ClientApp, site: Site, placements: list[Placement]) -> None:
@@ -129,15 +131,19 @@ class RayEngine:
             raise EngineError(f"a Ray worker died while starting: {reason[:300]}") from error
 
     def _feed(self) -> None:
+        """Hand waiting tasks to the least busy actors; a suspect gets one to itself."""
         while self._waiting:
-            actor = min(self._actors, key=lambda a: len(a.tasks))
-            if len(actor.tasks) >= _QUEUED_PER_ACTOR:
+            actor = min(self._actors, key=lambda a: (a.holds_suspect, len(a.tasks)))
+            task = self._waiting[0]
+            full = len(actor.tasks) >= (1 if task.deaths else _QUEUED_PER_ACTOR)
+            if full or actor.holds_suspect:
                 return
-            task = self._waiting.popleft()
+            self._waiting.popleft()
             key, shared = task.handle
             buffers = to_buffers(task.block.blobs)
             reference = actor.handle.run_block.remote(replace(task.block, blobs=()), buffers, key, [shared])
             actor.tasks.append(reference)
+            actor.holds_suspect = task.deaths > 0
             self._running[reference] = (task, actor)
 
     def _take(self, reference: Any) -> list[BlockResult]:
@@ -155,6 +161,7 @@ class RayEngine:
             raise EngineError(f"a worker failed outside the client app: {error.cause!r}") from error
         task, actor = self._running.pop(reference)
         actor.tasks.remove(reference)
+        actor.holds_suspect = False
         return self._finish(task, replace(result, blobs=from_buffers(buffers)))
 
     def _finish(self, task: _Task, result: BlockResult) -> list[BlockResult]:
@@ -168,34 +175,33 @@ class RayEngine:
         return [_joined(split)]
 
     def _bury(self, dead: _Actor) -> list[BlockResult]:
-        """Replace a dead actor; rerun what it ran, pass on what it had not begun."""
+        """Replace a dead actor and rerun what it had not answered."""
         self.deaths += 1
         _LOG.warning("a worker died (death %d of this run); it is replaced", self.deaths)
         finished: list[BlockResult] = []
-        for reference in list(dead.tasks):  # what it had finished before it died still counts
-            try:
+        for reference in list(dead.tasks):  # what it answered before it died still counts
+            with contextlib.suppress(RayActorError):
                 finished += self._receive(reference)
-            except RayActorError:
-                break
         lost = [self._running.pop(reference)[0] for reference in dead.tasks]
         fresh = self._start(dead.placement)
         self._actors[self._actors.index(dead)] = fresh
         self._check([fresh.handle.load.remote(self._app, self._site)])
-        self._waiting.extendleft(reversed(lost[1:]))  # it had not begun these
-        return finished + self._retry(lost[0]) if lost else finished
+        for task in reversed(lost):
+            finished += self._retry(task)
+        return finished
 
     def _retry(self, task: _Task) -> list[BlockResult]:
-        task.tries += 1
-        whole_again = self._vectorised and task.tries == 1 and len(task.block.jobs) > 1
-        if whole_again:
-            self._waiting.appendleft(task)
-            return []
-        if task.parent in self._split or (task.tries > 1 and len(task.block.jobs) == 1):
+        """Queue a lost task again, as suspects that run alone; an error where that was its last chance."""
+        deaths, clients = task.deaths + 1, len(task.block.jobs)
+        if clients == 1 and deaths > 1:
             return self._finish(task, _crashed(task.block))
+        if clients == 1 or (self._vectorised and deaths == 1):
+            self._waiting.appendleft(replace(task, deaths=deaths))
+            return []
         self._split[task.parent] = _Split(task.block)
         singles = [
-            _Task(_single(task.block, position), task.handle, task.parent)
-            for position in range(len(task.block.jobs))
+            _Task(_single(task.block, position), task.handle, task.parent, deaths=1)
+            for position in range(clients)
         ]
         self._waiting.extendleft(reversed(singles))
         return []
