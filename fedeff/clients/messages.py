@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 
 from fedeff.clients.evaluation import Score
 from fedeff.clients.training import Array, LocalTraining, Trained
 from fedeff.core.errors import ConfigError, ReplyError, unknown_name
+from fedeff.core.flower import reply_content
 from fedeff.core.layers import decode_record, encode_record
 
 __all__ = ["Request", "evaluate_reply", "read_request", "train_reply"]
@@ -57,27 +58,24 @@ def train_reply(request: Request, trained: Trained) -> Message:
             f"{trained.loss}; lower the learning rate ({request.training.learning_rate})"
         )
     due = trained.arrays if request.layers_due is None else {k: trained.arrays[k] for k in request.layers_due}
-    metrics = {
+    metrics: dict[str, int | float] = {
         "num-examples": trained.examples,
         "num-steps": trained.steps,
         "partition-id": request.partition,
         "train-loss": trained.loss,
     }
-    content = RecordDict({"arrays": encode_record(due), "metrics": MetricRecord({**metrics})})
-    return Message(content, reply_to=request.message)
+    return Message(reply_content(encode_record(due), metrics), reply_to=request.message)
 
 
 def evaluate_reply(request: Request, score: Score) -> Message:
     """The score as metrics."""
-    metrics = MetricRecord(
-        {
-            "num-examples": score.examples,
-            "partition-id": request.partition,
-            "eval-loss": score.loss,
-            "eval-accuracy": score.accuracy,
-        }
-    )
-    return Message(RecordDict({"metrics": metrics}), reply_to=request.message)
+    metrics: dict[str, int | float] = {
+        "num-examples": score.examples,
+        "partition-id": request.partition,
+        "eval-loss": score.loss,
+        "eval-accuracy": score.accuracy,
+    }
+    return Message(reply_content(None, metrics), reply_to=request.message)
 
 
 def _node_number(context: Context, key: str, least: int) -> int:

@@ -46,6 +46,7 @@ __all__ = [
     "Run",
     "UserConfig",
     "app_components",
+    "array_record",
     "error_reply",
     "large_bytes",
     "load_component",
@@ -53,6 +54,7 @@ __all__ = [
     "metadata_of",
     "new_run",
     "pack_content",
+    "reply_content",
     "run_config_of",
     "set_message_id",
     "set_task_identity",
@@ -216,6 +218,18 @@ def _array(
         data=blobs[data] if isinstance(data, int) else data,
     )
     return array
+
+
+def array_record(arrays: dict[str, Array]) -> ArrayRecord:
+    """A record of these very arrays; Flower's constructor would check and copy each."""
+    return _record(ArrayRecord, arrays)  # type: ignore[no-any-return]
+
+
+def reply_content(arrays: ArrayRecord | None, metrics: dict[str, int | float]) -> RecordDict:
+    """What a client answers: `{"arrays": ..., "metrics": ...}`, without Flower's check of every value."""
+    data: dict[str, Any] = {} if arrays is None else {"arrays": arrays}
+    data["metrics"] = _record(MetricRecord, metrics)
+    return _record(RecordDict, data)  # type: ignore[no-any-return]
 
 
 def _record(kind: Any, data: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 
 from fedeff.core.errors import unknown_name
+from fedeff.core.flower import array_record
 
 __all__ = [
     "decode",
@@ -72,7 +73,7 @@ def decode_record(record: ArrayRecord) -> dict[str, NDArray]:
 
 def encode_record(arrays: Mapping[str, NDArray]) -> ArrayRecord:
     """The arrays as a Flower record, in their order."""
-    return _record((key, encode(values)) for key, values in arrays.items())
+    return array_record({key: encode(values) for key, values in arrays.items()})
 
 
 def layer_of(key: str) -> str:
@@ -106,7 +107,7 @@ def subset(record: ArrayRecord, keys: Iterable[str]) -> ArrayRecord:
     wanted = set(keys)
     for key in sorted(wanted - record.keys()):
         raise unknown_name("array", key, record)
-    return _record((key, array) for key, array in record.items() if key in wanted)
+    return array_record({key: array for key, array in record.items() if key in wanted})
 
 
 def merge(full: ArrayRecord, part: ArrayRecord) -> ArrayRecord:
@@ -117,22 +118,15 @@ def merge(full: ArrayRecord, part: ArrayRecord) -> ArrayRecord:
     """
     for key in sorted(part.keys() - full.keys()):
         raise unknown_name("array", key, full)
-    return _record((key, part.get(key, array)) for key, array in full.items())
+    return array_record({key: part.get(key, array) for key, array in full.items()})
 
 
 def payload_bytes(content: RecordDict | ArrayRecord) -> int:
     """Bytes of serialised arrays in one record, or in all array records of a message's content."""
     if isinstance(content, ArrayRecord):
         return sum(len(array.data) for array in content.values())
-    return sum(payload_bytes(record) for record in content.array_records.values())
-
-
-def _record(items: Iterable[tuple[str, Array]]) -> ArrayRecord:
-    """A record of these very arrays; Flower's constructor would make each anew."""
-    record = ArrayRecord()
-    for key, array in items:
-        record[key] = array
-    return record
+    # The view `content.array_records` costs more than the sum.
+    return sum(payload_bytes(record) for record in content.values() if isinstance(record, ArrayRecord))
 
 
 @lru_cache(maxsize=1024)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedeff.core.layers import payload_bytes
@@ -312,7 +312,8 @@ def _metrics(reply: Message) -> dict[str, float]:
     """Every numeric scalar in the reply's MetricRecords; lists are left out."""
     return {
         name: value
-        for record in reply.content.metric_records.values()
+        for record in reply.content.values()
+        if isinstance(record, MetricRecord)
         for name, value in record.items()
         if isinstance(value, int | float)
     }

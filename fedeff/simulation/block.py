@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, cast
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedeff.core.delays import VirtualClock
@@ -246,7 +246,8 @@ def _metrics(reply: Message) -> dict[str, float]:
     """The scalar metrics of a reply, of all its metric records."""
     return {
         key: value
-        for record in reply.content.metric_records.values()
+        for record in reply.content.values()
+        if isinstance(record, MetricRecord)
         for key, value in record.items()
         if not isinstance(value, list)
     }
