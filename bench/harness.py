@@ -21,6 +21,8 @@ __all__ = ["Case", "python", "run_case"]
 ROOT = Path(__file__).resolve().parent.parent
 YARDSTICK = ROOT / "bench" / "yardstick"
 _SAMPLE_EVERY_S = 0.1
+# Left to itself, Flower's engine joins whatever Ray cluster runs on the machine.
+_ENVIRONMENT = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_ADDRESS": "local"}
 _LINE = re.compile(r"(\w+)=([\d.,]+)")
 
 
@@ -50,7 +52,7 @@ def run_case(case: Case) -> dict[str, Any]:
         return {"error": case.skip}
     mark, load = secrets.token_hex(8), load_average()
     paths = os.pathsep.join(map(str, (ROOT, YARDSTICK / "flower_app")))
-    env = os.environ | {"FLWR_TELEMETRY_ENABLED": "0", "PYTHONPATH": paths, MARK: mark} | case.env
+    env = os.environ | _ENVIRONMENT | {"PYTHONPATH": paths, MARK: mark} | case.env
     with tempfile.TemporaryDirectory() as folder:
         output, samples = Path(folder) / "output", Path(folder) / "samples"
         with output.open("w") as stream:

@@ -35,8 +35,14 @@ def cluster(address: str | None, init_args: Mapping[str, Any]) -> Iterator[None]
     # Ray otherwise hides every GPU from actors that ask for none, and warns that it will stop.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    address = address or init_args.get("address")
     if address is None:
-        settings |= {"include_dashboard": False, "object_store_memory": _object_store_bytes()}
+        # "local": left to itself, Ray joins whatever cluster it finds on the machine.
+        settings |= {
+            "address": "local",
+            "include_dashboard": False,
+            "object_store_memory": _object_store_bytes(),
+        }
     else:
         settings |= {"address": address}
     try:
