@@ -14,12 +14,13 @@ from flwr.app import Message
 from fedeff.core.flower import Blobs, PackedContent, large_bytes, metadata_of, pack_content
 from fedeff.simulation.block import Job, Shared
 
-__all__ = ["Table", "block_length", "waves"]
+__all__ = ["Table", "block_length", "block_lengths", "waves"]
 
 _BLOCKS_PER_COHORT = 16  # keeps up to eight actors evenly busy
 _LARGEST_BLOCK = 50
 _VECTORS_PER_COHORT = 4  # vectors gain with their length, up to the app's own limit
 _FOLDED_BLOCKS = 8
+_TAPERED_BYTES = 2**20
 _REPLY_BYTES = 16 * 2**20  # a block of replies that travel should not exceed this
 
 
@@ -57,6 +58,25 @@ def waves(messages: Sequence[Message], partitions: Mapping[int, int]) -> list[li
     for wave in split:
         wave.sort(key=lambda message: partitions[message.metadata.dst_node_id])
     return split
+
+
+def block_lengths(
+    cohort: int, payload_bytes: int, *, block_size: int | None, vector_size: int | None, folds: bool
+) -> list[int]:
+    """The lengths of a cohort's blocks, in order.
+
+    All of `block_length`, but that the last ones of clients that run one by one get shorter and
+    shorter: so that no worker is still at a long block when the others have run dry. Vectors and
+    large models keep one length, since there a block costs more than a client.
+    """
+    length = block_length(cohort, payload_bytes, block_size=block_size, vector_size=vector_size, folds=folds)
+    tapers = block_size is None and vector_size is None and payload_bytes <= _TAPERED_BYTES
+    lengths, left = [], cohort
+    while left:
+        taken = math.ceil(left / 4) if tapers and left <= 2 * length else length
+        lengths.append(min(taken, left))
+        left -= lengths[-1]
+    return lengths
 
 
 class Table:

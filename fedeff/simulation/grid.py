@@ -22,7 +22,7 @@ from fedeff.core.layers import payload_bytes
 from fedeff.core.state import StateStore
 from fedeff.grids.cohort import Cohort, Fold, Folded
 from fedeff.simulation.block import Block, BlockResult, Outcome, Shared, reply_message
-from fedeff.simulation.dispatch import Table, block_length, waves
+from fedeff.simulation.dispatch import Table, block_lengths, waves
 from fedeff.simulation.seeding import keep_global_generators
 
 __all__ = ["FIRST_NODE_ID", "Engine", "SimulationGrid"]
@@ -203,17 +203,18 @@ class SimulationGrid(Grid):
             handle = self._engine.share(table.shared)
         indices = []
         for wave in waves(messages, self._partitions):
-            length = self._block_length(wave, fold)
-            for start in range(0, len(wave), length):
+            start = 0
+            for length in self._block_lengths(wave, fold):
                 part = wave[start : start + length]
+                start += length
                 self._queue.append(_Chunk(self._blocks, part, table, handle, fold, exchange, timeout, pushed))
                 indices.append(self._blocks)
                 self._blocks += 1
         return indices
 
-    def _block_length(self, messages: Sequence[Message], fold: Fold | None) -> int:
+    def _block_lengths(self, messages: Sequence[Message], fold: Fold | None) -> list[int]:
         contents = {id(message.content): message.content for message in messages}
-        return block_length(
+        return block_lengths(
             len(messages),
             max(payload_bytes(content) for content in contents.values()),
             block_size=self._block_size,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fedeff.core.flower import Blobs, set_message_id, set_task_identity, unpack_content
 from fedeff.simulation.block import Job
-from fedeff.simulation.dispatch import Table, block_length, waves
+from fedeff.simulation.dispatch import Table, block_length, block_lengths, waves
 
 MB = 2**20
 
@@ -35,6 +35,29 @@ def test_block_length(
 ) -> None:
     length = block_length(cohort, payload, block_size=block_size, vector_size=vector_size, folds=folds)
     assert length == expected
+
+
+@given(
+    cohort=st.integers(1, 3000),
+    payload=st.sampled_from([0, 1000, 44 * MB]),
+    block_size=st.none() | st.integers(1, 60),
+    vector_size=st.none() | st.integers(1, 60),
+    folds=st.booleans(),
+)
+def test_block_lengths_cover_the_cohort_and_never_exceed_the_length(
+    cohort: int, payload: int, block_size: int | None, vector_size: int | None, folds: bool
+) -> None:
+    options = {"block_size": block_size, "vector_size": vector_size, "folds": folds}
+    lengths = block_lengths(cohort, payload, **options)
+    assert sum(lengths) == cohort
+    assert 1 <= min(lengths) <= max(lengths) <= block_length(cohort, payload, **options)
+
+
+def test_the_last_blocks_of_clients_that_run_one_by_one_taper() -> None:
+    free = {"block_size": None, "vector_size": None, "folds": False}
+    assert block_lengths(100, 200_000, **free) == [7] * 13 + [3, 2, 1, 1, 1, 1]
+    assert block_lengths(100, 200_000, **(free | {"block_size": 30})) == [30, 30, 30, 10]
+    assert block_lengths(100, 200_000, **(free | {"vector_size": 25})) == [25] * 4
 
 
 def message(node: int, content: RecordDict, message_id: str = "") -> Message:
