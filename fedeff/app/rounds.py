@@ -5,9 +5,10 @@ hands over every round as it ends. It knows neither files nor configuration.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
@@ -21,6 +22,7 @@ from fedeff.strategies import FedAvg
 __all__ = ["RoundBook", "Schedule", "Score", "run_rounds"]
 
 _log = logging.getLogger(__name__)
+_SCALE = "learning-rate-scale"
 _MOST_LOST = 3  # rounds on end in which all clients fail, before the run does
 
 
@@ -40,6 +42,18 @@ class Schedule:
     evaluate_every: int = 1
     evaluate_clients: int = 0  # 0: no federated evaluation
     target_accuracy: float = 0.0  # 0: never stop early
+    learning_rate: Literal["constant", "cosine", "linear"] = "constant"  # how it falls over the rounds
+
+    def train_config(self, server_round: int) -> ConfigRecord:
+        """What clients are told in this round, whatever the strategy: nothing, or the learning rate's scale.
+
+        The scale falls from 1 in the first round to nearly 0 in the last: of `rounds` T and t of them
+        behind, `(1 + cos(pi t / T)) / 2` (Loshchilov & Hutter, arXiv:1608.03983, eq. 5), or `1 - t / T`.
+        """
+        behind = (server_round - 1) / self.rounds
+        if self.learning_rate == "cosine":
+            return ConfigRecord({_SCALE: (1 + math.cos(math.pi * behind)) / 2})
+        return ConfigRecord({_SCALE: 1 - behind} if self.learning_rate == "linear" else {})
 
     def evaluates(self, server_round: int) -> bool:
         """Whether this round's model is evaluated; the last one always is."""
@@ -93,7 +107,7 @@ def run_rounds(
     failures = _Failures(begun=done > 0)
     while done < schedule.rounds and not (done and schedule.reached(book.last)):
         done += 1
-        model = _train(strategy, grid, model, done, failures)
+        model = _train(strategy, grid, model, done, schedule.train_config(done), failures)
         score = None
         if schedule.evaluates(done):
             score = evaluate(model)
@@ -111,9 +125,14 @@ def run_rounds(
 
 
 def _train(
-    strategy: Strategy, grid: Grid, model: ArrayRecord, server_round: int, failures: "_Failures"
+    strategy: Strategy,
+    grid: Grid,
+    model: ArrayRecord,
+    server_round: int,
+    config: ConfigRecord,
+    failures: "_Failures",
 ) -> ArrayRecord:
-    messages = strategy.configure_train(server_round, model, ConfigRecord(), grid)
+    messages = strategy.configure_train(server_round, model, config, grid)
     replies = failures.seen_in(grid.send_and_receive(messages))
     merged, _ = strategy.aggregate_train(server_round, replies)
     failures.check(server_round)

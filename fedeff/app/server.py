@@ -7,6 +7,7 @@ run folder, follows a virtual clock and reports each round.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, cast
 
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
@@ -150,6 +151,7 @@ def schedule_of(settings: Settings) -> Schedule:
         evaluate_every=settings.evaluate_every,
         evaluate_clients=settings.evaluate_clients,
         target_accuracy=settings.target_accuracy,
+        learning_rate=cast(Literal["constant", "cosine", "linear"], settings.learning_rate_schedule),
     )
 
 

@@ -80,6 +80,11 @@ class Settings:
     batch_size: int = _setting(10, "training rows in a batch", at_least(1))
     optimizer: str = _setting("sgd", "the clients' optimizer", one_of("sgd", "momentum", "adam", "adamw"))
     learning_rate: float = _setting(0.05, "the clients' step size", above(0))
+    learning_rate_schedule: str = _setting(
+        "constant",
+        "how the step size falls over the rounds: not at all, or to nearly 0 by half a cosine or a line",
+        one_of("constant", "cosine", "linear"),
+    )
     momentum: float = _setting(0.0, "of optimizer=momentum", below(0, 1))
     weight_decay: float = _setting(0.0, "pull of the weights towards zero", at_least(0))
     prox_mu: float = _setting(0.0, "pull towards the global model (FedProx), 0 for none", at_least(0))

@@ -29,6 +29,8 @@ _KEYS = {
     "prox-mu": "prox_mu",
     "autocast": "autocast",
 }
+# What multiplies the learning rate of a round, whoever set it: a schedule over the rounds of a run.
+_SCALE = "learning-rate-scale"
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,18 @@ class LocalTraining:
     def overridden(self, config: Mapping[str, Any]) -> "LocalTraining":
         """A copy with the fields that a message's config sets; other keys are not looked at.
 
-        `local-epochs` in a message puts an end to `local-steps`, unless the message sets both.
+        `local-epochs` in a message puts an end to `local-steps`, unless the message sets both;
+        `learning-rate-scale` multiplies the learning rate, the message's or the copied one.
         Raises ConfigError, naming the key, for a value of the wrong type or out of range.
         """
-        if _KEYS.keys().isdisjoint(config):
-            return self
         changes = {field: config[key] for key, field in _KEYS.items() if key in config}
         if "epochs" in changes:
             changes.setdefault("steps", 0)
-        return replace(self, **changes)
+        told = replace(self, **changes) if changes else self
+        if _SCALE not in config:
+            return told
+        _real(_SCALE, config[_SCALE], above_zero=True)
+        return replace(told, learning_rate=told.learning_rate * config[_SCALE])
 
     def step_count(self, samples: int) -> int:
         """Optimiser steps that a client of so many samples takes in a round."""

@@ -173,3 +173,14 @@ def test_a_record_is_written_before_its_model_is_kept():
         keep=lambda server_round, record: seen.append(("kept", server_round)),
     )
     assert seen == [("recorded", 1), ("kept", 1), ("recorded", 2), ("kept", 2)]
+
+
+def test_the_learning_rate_falls_as_the_schedule_says():
+    def scales(kind):
+        schedule = Schedule(4, learning_rate=kind)
+        return [dict(schedule.train_config(server_round)) for server_round in (1, 2, 3, 4)]
+
+    assert scales("constant") == [{}] * 4
+    assert scales("linear") == [{"learning-rate-scale": scale} for scale in (1.0, 0.75, 0.5, 0.25)]
+    expected = [1.0, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]
+    assert [one["learning-rate-scale"] for one in scales("cosine")] == pytest.approx(expected)

@@ -79,6 +79,8 @@ def test_impossible_trainings_are_refused(fields: dict[str, object], message: st
             {"optimizer": "momentum", "momentum": 0.5},
             LocalTraining(optimizer="momentum", momentum=0.5, steps=7),
         ),
+        ({"learning-rate": 0.5, "learning-rate-scale": 0.5}, LocalTraining(learning_rate=0.25, steps=7)),
+        ({"learning-rate-scale": 0.5}, LocalTraining(learning_rate=0.025, steps=7)),
         ({"server-round": 3, "a-strategy's-own": 1.0}, LocalTraining(steps=7)),
     ],
 )
@@ -91,3 +93,5 @@ def test_a_message_overrides_the_fields_that_it_names(
 def test_a_wrong_override_is_refused_by_its_key() -> None:
     with pytest.raises(ConfigError, match=r"batch-size is 2\.5"):
         LocalTraining().overridden({"batch-size": 2.5})
+    with pytest.raises(ConfigError, match="learning-rate-scale is 0"):
+        LocalTraining().overridden({"learning-rate-scale": 0})
