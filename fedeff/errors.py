@@ -2,6 +2,7 @@
 
 from fedeff.core.errors import (
     AppError,
+    CodecError,
     ConfigError,
     DataError,
     EngineError,
@@ -14,6 +15,7 @@ from fedeff.core.errors import (
 
 __all__ = [
     "AppError",
+    "CodecError",
     "ConfigError",
     "DataError",
     "EngineError",

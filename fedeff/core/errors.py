@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "AppError",
+    "CodecError",
     "ConfigError",
     "DataError",
     "EngineError",
@@ -55,6 +56,10 @@ class ResumeError(FedeffError):
 
 class ReplyError(FedeffError):
     """A client's reply does not fit the round: other keys, other shapes, NaN."""
+
+
+class CodecError(FedeffError):
+    """An array cannot be coded (NaN, wrong type), or bytes are not what a codec writes."""
 
 
 def unknown_name(kind: str, seen: str, known: Iterable[str]) -> ConfigError:
