@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedeff.core.errors import ConfigError
+from fedeff.models.units import Kind, Slice, Units
 
 __all__ = ["LeNet"]
 
@@ -27,8 +28,8 @@ class LeNet(nn.Module):
         padding = 0 if min(height, width) >= _UNPADDED_SIDE else _KERNEL // 2
         self.conv1 = nn.Conv2d(channels, 16, _KERNEL, padding=padding)
         self.conv2 = nn.Conv2d(16, 32, _KERNEL, padding=padding)
-        features = 32 * _side(height, padding) * _side(width, padding)
-        self.fc1, self.fc2 = nn.Linear(features, 64), nn.Linear(64, classes)
+        self._pixels = _side(height, padding) * _side(width, padding)  # of a channel once it is flattened
+        self.fc1, self.fc2 = nn.Linear(32 * self._pixels, 64), nn.Linear(64, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (n, classes) of images (n, channels, height, width)."""
@@ -37,6 +38,23 @@ class LeNet(nn.Module):
         x = F.relu_(F.max_pool2d(self.conv2(x), 2))
         logits: torch.Tensor = self.fc2(F.relu_(self.fc1(x.flatten(1))))
         return logits
+
+    def units(self) -> tuple[Units, ...]:
+        """The filters of both convolutions, and the hidden units."""
+        readers = (
+            Slice("conv2.weight", 1),
+            Slice("fc1.weight", 1, span=self._pixels),
+            Slice("fc2.weight", 1),
+        )
+        kinds: tuple[Kind, ...] = ("filter", "filter", "neuron")
+        return tuple(
+            Units(name, kind, (Slice(f"{name}.weight", 0), Slice(f"{name}.bias", 0)), (reader,))
+            for name, kind, reader in zip(("conv1", "conv2", "fc1"), kinds, readers, strict=True)
+        )
+
+    def blocks(self) -> tuple[str, ...]:
+        """None: there are no shortcuts."""
+        return ()
 
 
 def _side(side: int, padding: int) -> int:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fedeff.models.units import Slice, Units
+
 __all__ = ["CharacterModel", "Gru", "Lstm"]
 
 _EMBEDDING, _HIDDEN = 16, 128
@@ -91,6 +93,23 @@ class CharacterModel(nn.Module):
         """Logits (n, length, classes) of int64 tokens (n, length)."""
         logits: torch.Tensor = self.head(self.recurrent(self.embedding(tokens)))
         return logits
+
+    def units(self) -> tuple[Units, ...]:
+        """The hidden units: what makes each gate of one, and what reads its state."""
+        gates = self.recurrent.weight_hh_l0.shape[0] // self.recurrent.weight_hh_l0.shape[1]
+        made = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        return (
+            Units(
+                "recurrent",
+                "hidden",
+                tuple(Slice(f"recurrent.{name}", 0, blocks=gates) for name in made),
+                (Slice("recurrent.weight_hh_l0", 1), Slice("head.weight", 1)),
+            ),
+        )
+
+    def blocks(self) -> tuple[str, ...]:
+        """None: there are no shortcuts."""
+        return ()
 
 
 def _holds_own_weights(layer: nn.RNNBase) -> bool:

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fedeff.models.units import Slice, Units
+
 __all__ = ["ResNet20", "SmallResNet20"]
 
 _BLOCKS = 3
@@ -44,6 +46,21 @@ class ResNet20(nn.Module):
         logits: torch.Tensor = self.fc(x.mean((2, 3)))
         return logits
 
+    def units(self) -> tuple[Units, ...]:
+        """The filters inside each block; those on the shortcuts' way keep every stage as wide as it is."""
+        found = []
+        for block in self.blocks():
+            made = tuple(Slice(f"{block}.{key}", 0) for key in ("conv1.weight", "norm1.weight", "norm1.bias"))
+            reader = Slice(f"{block}.conv2.weight", 1)
+            found.append(Units(f"{block}.conv1", "filter", made, (reader,), normalised=True))
+        return tuple(found)
+
+    def blocks(self) -> tuple[str, ...]:
+        """The residual blocks that are there."""
+        return tuple(
+            f"stages.{place}" for place, block in enumerate(self.stages) if isinstance(block, _Block)
+        )
+
 
 class SmallResNet20(ResNet20):
     """ResNet-20 at half the width whose first convolution halves the image: many layers, none of them large.
@@ -69,7 +86,29 @@ class _Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.norm2(self.conv2(F.relu_(self.norm1(self.conv1(x)))))
-        shortcut = x[:, :, :: self.stride, :: self.stride]
-        if self.added:
-            shortcut = F.pad(shortcut, (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))
-        return F.relu(y + shortcut)
+        return F.relu(y + _shortcut(x, self.stride, self.added))
+
+    def is_silent(self, threshold: float) -> bool:
+        last = (self.norm2.weight, self.norm2.bias)
+        return all(float(values.detach().abs().amax()) <= threshold for values in last)
+
+    def bypassed(self) -> nn.Module:
+        return _Shortcut(self.stride, self.added)
+
+
+class _Shortcut(nn.Module):
+    """What is left of a block that adds nothing."""
+
+    def __init__(self, stride: int, added: int) -> None:
+        super().__init__()
+        self.stride, self.added = stride, added
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # The block's input has been rectified.
+        return _shortcut(x, self.stride, self.added)
+
+
+def _shortcut(x: torch.Tensor, stride: int, added: int) -> torch.Tensor:
+    """Every so many pixels, and channels of zeros on both sides."""
+    thinned = x[:, :, ::stride, ::stride]
+    return F.pad(thinned, (0, 0, 0, 0, added // 2, added - added // 2)) if added else thinned
