@@ -10,6 +10,8 @@ from torch import nn
 
 from fedeff.clients.data import Samples
 from fedeff.clients.optimisers import Optimiser
+from fedeff.clients.penalty import Penalty
+from fedeff.clients.perturbation import Noise, measure_statistics
 from fedeff.clients.training import Array, LocalTraining, Moments, Trained, batches
 from fedeff.clients.weights import load_weights, read_weights
 
@@ -34,18 +36,36 @@ def train_loop(
     Raises ConfigError where the arrays do not fit the model or there are no samples.
     """
     load_weights(model, arrays)
-    own = {key: p for key, p in model.named_parameters() if p.requires_grad}
-    keys, parameters = tuple(own), list[torch.Tensor](own.values())
-    optimiser = Optimiser(training, parameters)
+    own: dict[str, torch.Tensor] = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    keys, parameters = tuple(own), list(own.values())
+    optimiser = Optimiser(training, keys, parameters)
     if moments is not None:
-        optimiser.resume(keys, moments)
+        optimiser.resume(moments)
     total, taken = torch.zeros((), device=samples.y.device), []
     for count, loss, gradients in gradients_of(model, parameters, samples, training, rng):
-        optimiser.step(parameters, gradients)
+        _step(optimiser, own, gradients, training.penalty)
         total.add_(loss, alpha=count)
         taken.append(count)
-    kept = None if moments is None else optimiser.gathered(keys, len(taken))
+    kept = None if moments is None else optimiser.gathered(len(taken))
     return Trained(read_weights(model), len(taken), float(total) / sum(taken), len(samples), kept)
+
+
+def _step(
+    optimiser: Optimiser,
+    weights: dict[str, torch.Tensor],
+    gradients: Sequence[torch.Tensor],
+    penalty: Penalty | None,
+) -> None:
+    """Move the weights by one step, the penalty's gradient among the others."""
+    if penalty is None:
+        optimiser.step(list(weights.values()), tuple(gradients))
+        return
+    with torch.no_grad():
+        # Copied, as autograd gives one tensor to parameters that are added to each other.
+        own = {key: gradient.clone() for key, gradient in zip(weights, gradients, strict=True)}
+        penalty.add_to(weights, own)
+        optimiser.step(list(weights.values()), list(own.values()))
+        penalty.after_step(weights)
 
 
 def gradients_of(
@@ -55,13 +75,22 @@ def gradients_of(
     training: LocalTraining,
     rng: np.random.Generator,
 ) -> Iterator[tuple[int, torch.Tensor, tuple[torch.Tensor, ...]]]:
-    """Each batch's size, mean loss and its gradient, at the weights that the model has by then."""
+    """Each batch's size, mean loss and its gradient, at the weights that the model has by then.
+
+    With a perturbation both are those of the weights with noise on them. At the end running
+    statistics that noise went into are measured anew.
+    """
     model.train()
+    noise = Noise(training, rng)
     with _seeded_dropout(model, rng):
         for x, y in _gathered(samples, batches(len(samples), training, rng)):
-            with _precision(training):
-                loss = mean_loss(model(x), y)
-            yield len(y), loss.detach(), torch.autograd.grad(loss, parameters)
+            with noise.on(parameters):
+                with _precision(training):
+                    loss = mean_loss(model(x), y)
+                gradients = torch.autograd.grad(loss, parameters)
+            yield len(y), loss.detach(), gradients
+        if training.perturbation != "none":
+            measure_statistics(model, samples)
 
 
 def _gathered(samples: Samples, plan: Iterable[Array]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

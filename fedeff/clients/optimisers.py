@@ -1,7 +1,7 @@
-"""SGD, momentum, Adam and AdamW over lists of tensors, with weight decay and the FedProx term.
+"""SGD, momentum, Adam, AdamW and SLIM-QN over lists of tensors, with weight decay and the FedProx term.
 
-The rules are elementwise, so one client's tensors and the stacked tensors of many clients go
-through the same code. They equal `torch.optim` with the same settings.
+All rules but SLIM-QN's are elementwise, so one client's tensors and the stacked tensors of many
+clients go through the same code; they equal `torch.optim` with the same settings.
 """
 
 import math
@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import torch
 
-from fedeff.clients.training import LocalTraining, Moments
+from fedeff.clients.slim_qn import LayerCurvature
+from fedeff.clients.training import Array, LocalTraining, Moments
 from fedeff.clients.weights import copy_into
 
 __all__ = ["Optimiser"]
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim's defaults for Adam and AdamW
-_MOMENTS = {"sgd": 0, "momentum": 1, "adam": 2, "adamw": 2}
+_MOMENTS = {"sgd": 0, "momentum": 1, "adam": 2, "adamw": 2, "slim-qn": 1}
 Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 
 
@@ -23,11 +24,19 @@ class Optimiser:
     """Updates tensors in place, one `step` per batch; its moments begin at zero, or where `resume` says.
 
     `parameters` are the received weights: FedProx pulls back to their values at this moment. They
-    are one client's, or the stacked ones of so many `clients`.
+    are one client's, or the stacked ones of so many `clients`, which SLIM-QN cannot do; `keys` name
+    them, in order.
     """
 
-    def __init__(self, training: LocalTraining, parameters: Tensors, clients: int | None = None) -> None:
+    def __init__(
+        self,
+        training: LocalTraining,
+        keys: Sequence[str],
+        parameters: Tensors,
+        clients: int | None = None,
+    ) -> None:
         self._training, self._stacked = training, clients is not None
+        self._keys = tuple(keys)
         self._taken = 0
         self._resumed = [0] * (clients or 1)  # steps that each client took in earlier rounds
         self._before = self._resumed  # those of the clients that are still at work
@@ -35,22 +44,38 @@ class Optimiser:
         self._all = [[torch.zeros_like(p) for p in parameters] for _ in range(moments)]
         self._moments = self._all
         self._received = [p.detach().clone() for p in parameters] if training.prox_mu else []
+        self._curvature = (
+            LayerCurvature(
+                keys,
+                parameters,
+                history=training.qn_history,
+                interval=training.qn_interval,
+                beta=training.qn_beta,
+            )
+            if training.optimizer == "slim-qn"
+            else None
+        )
 
-    def resume(self, keys: Sequence[str], kept: Moments, client: int = 0) -> None:
-        """Go on from a client's moments, if this optimizer gathered them; `keys` name the parameters."""
+    def resume(self, kept: Moments, client: int = 0) -> None:
+        """Go on from a client's moments, if this optimizer gathered them."""
         kept = kept.of(self._training.optimizer)
         self._resumed[client] = kept.steps
-        for tensors, arrays in zip(self._of(client), kept.arrays, strict=False):
-            for key, tensor in zip(keys, tensors, strict=True):
+        own = self._of(client)
+        for tensors, arrays in zip(own, kept.arrays, strict=False):
+            for key, tensor in zip(self._keys, tensors, strict=True):
                 copy_into(tensor, arrays[key])
+        if self._curvature is not None:
+            self._curvature.resume(kept.arrays[len(own) :])
 
-    def gathered(self, keys: Sequence[str], steps: int, client: int = 0) -> Moments:
+    def gathered(self, steps: int, client: int = 0) -> Moments:
         """A client's moments after so many steps in this round; not copied, so for after the last step."""
-        arrays = tuple(
-            {key: tensor.contiguous().cpu().numpy() for key, tensor in zip(keys, tensors, strict=True)}
+        arrays: list[dict[str, Array]] = [
+            {key: tensor.contiguous().cpu().numpy() for key, tensor in zip(self._keys, tensors, strict=True)}
             for tensors in self._of(client)
-        )
-        return Moments(self._training.optimizer, self._resumed[client] + steps, arrays)
+        ]
+        if self._curvature is not None:
+            arrays += self._curvature.gathered()
+        return Moments(self._training.optimizer, self._resumed[client] + steps, tuple(arrays))
 
     def _of(self, client: int) -> list[list[torch.Tensor]]:
         if not self._stacked:
@@ -71,7 +96,10 @@ class Optimiser:
             if self._training.optimizer in ("adam", "adamw"):
                 self._adam(parameters, gradients)
                 return
-            if self._training.optimizer == "momentum":
+            if self._curvature is not None:
+                step = self._before[0] + self._taken
+                gradients = self._curvature.directions(parameters, gradients, step)
+            if self._training.momentum:
                 (velocity,) = self._moments
                 torch._foreach_mul_(velocity, self._training.momentum)
                 torch._foreach_add_(velocity, gradients)

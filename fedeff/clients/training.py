@@ -8,13 +8,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from fedeff.clients.penalty import Penalty
 from fedeff.core.errors import ConfigError, unknown_name
 
 __all__ = ["LocalTraining", "Moments", "Trained", "batches"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Optimizer = Literal["sgd", "momentum", "adam", "adamw"]
-_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+Optimizer = Literal["sgd", "momentum", "adam", "adamw", "slim-qn"]
+_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "slim-qn")
+Perturbation = Literal["none", "smooth-out", "ada-smooth-out"]
+_PERTURBATIONS = ("none", "smooth-out", "ada-smooth-out")
+_USUAL_RADII = {"smooth-out": 0.0375, "ada-smooth-out": 0.15}
 
 # The keys by which a message may override a field; `proximal-mu` is what Flower's FedProx sends.
 _KEYS = {
@@ -28,6 +32,11 @@ _KEYS = {
     "proximal-mu": "prox_mu",
     "prox-mu": "prox_mu",
     "autocast": "autocast",
+    "perturbation": "perturbation",
+    "perturbation-radius": "perturbation_radius",
+    "qn-history": "qn_history",
+    "qn-interval": "qn_interval",
+    "qn-beta": "qn_beta",
 }
 # What multiplies the learning rate of a round, whoever set it: a schedule over the rounds of a run.
 _SCALE = "learning-rate-scale"
@@ -42,8 +51,12 @@ class LocalTraining:
     torch.optim adds to the gradient, and with "adamw" the share of a weight, times the learning
     rate, that each step takes off it (Loshchilov & Hutter, arXiv:1711.05101, algorithm 2). `prox_mu`
     is the FedProx coefficient (Li et al., arXiv:1812.06127, eq. 2: mu/2 times the squared distance to
-    the weights that the round began with). `autocast` computes the forward pass in bfloat16; it goes
-    by the plain loop alone.
+    the weights that the round began with). `autocast` computes the forward pass in bfloat16.
+    `perturbation` adds noise of `perturbation_radius` to the weights while a gradient is taken (see
+    `fedeff.clients.perturbation`); radius 0 is the kind's usual one. `qn_history`, `qn_interval` and
+    `qn_beta` are those of the optimizer "slim-qn" (see `fedeff.clients.slim_qn`), which may have
+    momentum too. `penalty` is a term of the loss that depends on the weights alone. autocast,
+    perturbation, "slim-qn" and a penalty go by the plain loop.
     """
 
     epochs: int = 1
@@ -56,6 +69,12 @@ class LocalTraining:
     prox_mu: float = 0.0
     autocast: bool = False
     device: str = "cpu"
+    perturbation: Perturbation = "none"
+    perturbation_radius: float = 0.0
+    qn_history: int = 10
+    qn_interval: int = 50
+    qn_beta: float = 0.999
+    penalty: Penalty | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in _OPTIMIZERS:
@@ -64,11 +83,18 @@ class LocalTraining:
         _whole("local-steps", self.steps, least=0)
         _whole("batch-size", self.batch_size, least=1)
         _real("learning-rate", self.learning_rate, above_zero=True)
-        for key in ("momentum", "weight-decay", "prox-mu"):
+        for key in ("momentum", "weight-decay", "prox-mu", "perturbation-radius", "qn-beta"):
             _real(key, getattr(self, _KEYS[key]))
+        for key in ("qn-history", "qn-interval"):
+            _whole(key, getattr(self, _KEYS[key]), least=1)
         if not isinstance(self.autocast, bool):
             raise ConfigError(f"autocast is {self.autocast!r}; it must be true or false")
+        if self.penalty is not None and not isinstance(self.penalty, Penalty):
+            raise ConfigError(
+                f"penalty is {self.penalty!r}; it must have the methods add_to and after_step of Penalty"
+            )
         self._check_momentum()
+        self._check_perturbation()
         _check_device(self.device)
 
     def _check_momentum(self) -> None:
@@ -76,11 +102,28 @@ class LocalTraining:
             raise ConfigError(
                 f"optimizer 'momentum' got momentum {self.momentum}; set it between 0 and 1, such as 0.9"
             )
-        if self.optimizer != "momentum" and self.momentum:
+        if self.optimizer not in ("momentum", "slim-qn") and self.momentum:
             raise ConfigError(
                 f"momentum {self.momentum} has no effect with optimizer {self.optimizer!r}; "
-                "use optimizer 'momentum' or leave momentum at 0"
+                "use optimizer 'momentum' or 'slim-qn', or leave momentum at 0"
             )
+        for key, value in (("momentum", self.momentum), ("qn-beta", self.qn_beta)):
+            if value >= 1:
+                raise ConfigError(f"{key} is {value}; it must be at least 0 and below 1")
+
+    def _check_perturbation(self) -> None:
+        if self.perturbation not in _PERTURBATIONS:
+            raise unknown_name("perturbation", str(self.perturbation), _PERTURBATIONS)
+        if self.perturbation == "none" and self.perturbation_radius:
+            raise ConfigError(
+                f"perturbation-radius {self.perturbation_radius} has no effect without a perturbation; "
+                "use perturbation 'smooth-out' or 'ada-smooth-out', or leave the radius at 0"
+            )
+
+    @property
+    def noise_radius(self) -> float:
+        """The radius of the perturbation, the kind's usual one where none was given."""
+        return self.perturbation_radius or _USUAL_RADII.get(self.perturbation, 0.0)
 
     def overridden(self, config: Mapping[str, Any]) -> "LocalTraining":
         """A copy with the fields that a message's config sets; other keys are not looked at.
@@ -108,11 +151,12 @@ class Moments:
     """What an optimiser remembers of a client's steps: one set of arrays per moment, by parameter.
 
     Those of "momentum" are one set (the velocity), of "adam" and "adamw" two (mean and square), of
-    "sgd" none. The default remembers nothing.
+    "sgd" none, of "slim-qn" the velocity and what `LayerCurvature` gathers. The default remembers
+    nothing.
     """
 
     optimizer: str = ""
-    steps: int = 0  # taken so far, on which Adam's correction of its early means depends
+    steps: int = 0  # taken so far, on which corrections of early means depend
     arrays: tuple[Mapping[str, Array], ...] = ()
 
     def of(self, optimizer: str) -> "Moments":
