@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Callable, Mapping
 
-from bench.figures import Figure
 from bench.page import table
 from bench.strategies.rows import LAST, STEPS, Comparison, Outcome
 
@@ -32,15 +31,11 @@ def page(done: Mapping[str, tuple[Comparison, Outcomes]], skipped: Mapping[str, 
 
 def _targets(done: Mapping[str, tuple[Comparison, Outcomes]]) -> str:
     lines = [
-        [key, figure.what, figure.value, figure.target, _bold(figure)]
+        [key, figure.what, figure.value, figure.target, figure.marked]
         for key, (comparison, outcomes) in done.items()
         for figure in comparison.targets(outcomes)
     ]
     return table(["comparison", "figure", "median over seeds (range)", "target", ""], lines)
-
-
-def _bold(figure: Figure) -> str:
-    return figure.verdict if figure.verdict == "PASS" else f"**{figure.verdict}**"
 
 
 def _cases(comparison: Comparison, outcomes: Outcomes) -> str:

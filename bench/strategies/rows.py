@@ -12,8 +12,9 @@ __all__ = ["Case", "Comparison", "Outcome", "comparisons"]
 Value = bool | int | float | str
 TRACE = Path("../shared/data/traces/alibaba-pai-2020/job_4_norm.csv")
 STEPS = 6  # tau', the base interval in local steps
-ROUNDS = 60  # of STEPS local steps; every case takes STEPS * ROUNDS steps in all
-LAST = 5  # evaluations whose mean is a run's accuracy
+# Rounds of STEPS local steps; every case of a comparison takes as many steps in all.
+ROUNDS = {"resnet": 60, "cnn": 24, "shakespeare": 12, "clock": 48}
+LAST = 3  # evaluations whose mean is a run's accuracy
 
 
 @dataclass(frozen=True)
@@ -55,21 +56,23 @@ class Comparison:
     note: str = ""
 
 
-def comparisons(rounds: int = ROUNDS) -> dict[str, Comparison]:
-    """All of them by key."""
-    return {one.key: one for one in (_resnet(rounds), _cnn(rounds), _shakespeare(rounds), _clock(rounds))}
+def comparisons(rounds: int | None = None) -> dict[str, Comparison]:
+    """All of them by key; `rounds` in place of their own numbers of rounds."""
+    makers = {"resnet": _resnet, "cnn": _cnn, "shakespeare": _shakespeare, "clock": _clock}
+    return {key: make(rounds or ROUNDS[key]) for key, make in makers.items()}
 
 
 def _resnet(rounds: int) -> Comparison:
-    cases = (*_fedavg(rounds), *_fedlama(rounds), *_others(rounds, recycled=28))
+    cases = (*_fedavg(rounds), *_fedlama(rounds), *_others(rounds, recycled=14))
     return Comparison(
         "resnet",
         "Fashion-MNIST, resnet20-small (67,906 parameters), 128 clients, Dirichlet 0.1, 32 a round",
         128,
-        _IMAGES | {"model": "resnet20-small"},
+        _IMAGES | {"model": "resnet20-small", "learning-rate": 0.05, "vectorise": "always"},
         cases,
-        target_accuracy=0.70,
+        target_accuracy=0.60,
         targets=_resnet_targets,
+        note=_TRIED,
     )
 
 
@@ -93,13 +96,14 @@ def _cnn(rounds: int) -> Comparison:
 
 
 def _shakespeare(rounds: int) -> Comparison:
-    settings = {
+    settings: dict[str, Value] = {
         "dataset": "shakespeare",
         "model": "gru",
         "partition": "natural",
         "cohort": 32,
         "batch-size": 10,
         "learning-rate": 1.0,
+        "learning-rate-schedule": "cosine",
         "local-steps": STEPS,
     }
     cases = (*_fedavg(rounds), *_fedlama(rounds), *_others(rounds, recycled=1, inner_rate=0.003))
@@ -121,28 +125,38 @@ def _clock(rounds: int) -> Comparison:
         Case("fedavg", "FedAvg", {"strategy": "fedavg", "num-server-rounds": rounds}),
         Case(
             "delayed",
-            "delayed averaging, D=1",
-            {"strategy": "delayed", "delay": 1, "num-server-rounds": rounds},
+            "delayed averaging, D=3",
+            {"strategy": "delayed", "delay": 3, "num-server-rounds": rounds},
         ),
         Case(
             "fedbuff",
             "FedBuff, 8 of 32",
-            {"strategy": "fedbuff", "buffer": 8, "concurrency": 32, "num-server-rounds": 4 * rounds},
+            {"strategy": "fedbuff", "buffer": 8, "num-server-rounds": 4 * rounds, "evaluate-every": 8},
         ),
     )
     return Comparison(
         "clock",
-        "Time to 70%: cnn, 32 of 128 clients, trace job_4, 300 ms, 10 Mbit/s",
+        "Time to 60%: cnn, 32 of 128 clients, trace job_4, 300 ms, 10 Mbit/s",
         128,
         _IMAGES | {"model": "cnn", "evaluate-every": 4},
         cases,
-        target_accuracy=0.70,
+        target_accuracy=0.60,
         targets=_clock_targets,
         runtime=network | {"delays": f"trace:{TRACE}"},
         needs=TRACE,
         note="With a step of 0.15 virtual seconds half of FedAvg's round on a nominal client is travelling.",
     )
 
+
+# Single runs of seed 0, before the settings of the comparison were fixed.
+_TRIED = """Tried for the uplink of phi=4 (seed 0): a first cycle of phi rounds, as in the paper, 0.48 of
+FedAvg's; an EMA of 0.7 of the discrepancies 0.53; learning rates of 0.05, 0.1 and 0.15 0.47 to
+0.49; 36 channels in place of 32 in the last stage 0.48. After the first cycle a run's cycles cost
+0.29 to 0.38 while the model changes fast and 0.45 to 0.5 later: discrepancies even out, and the two
+shares cross at two thirds of the parameters. Tried for FedLUAR: 15 recycled layers at learning rate
+0.1 (0.21 of the uplink, 42%), 13 at 0.05 (0.32, 60%). Its premise, that a layer's update resembles
+the last one, does not hold here: cohorts of a quarter of Dirichlet 0.1 clients pull in other
+directions each round."""
 
 _IMAGES: dict[str, Value] = {
     "dataset": "fashion-mnist",
@@ -153,6 +167,7 @@ _IMAGES: dict[str, Value] = {
     "momentum": 0.9,
     "weight-decay": 1e-4,
     "learning-rate": 0.02,
+    "learning-rate-schedule": "cosine",
     "local-steps": STEPS,
 }
 
@@ -176,7 +191,13 @@ def _fedavg(rounds: int) -> tuple[Case, ...]:
 
 
 def _lama(phi: int, rounds: int) -> dict[str, Value]:
-    return {"strategy": "fedlama", "phi": phi, "num-server-rounds": rounds, "evaluate-every": 4}
+    return {
+        "strategy": "fedlama",
+        "phi": phi,
+        "first-cycle-rounds": 1,
+        "num-server-rounds": rounds,
+        "evaluate-every": 4,
+    }
 
 
 def _fedlama(rounds: int) -> tuple[Case, ...]:
@@ -184,8 +205,8 @@ def _fedlama(rounds: int) -> tuple[Case, ...]:
 
 
 def _others(rounds: int, *, recycled: int, inner_rate: float = 0.001) -> tuple[Case, ...]:
-    every = {"num-server-rounds": rounds, "evaluate-every": 4}
-    slow = {"num-server-rounds": rounds // 4, "evaluate-every": 1, "local-steps": 4 * STEPS}
+    every: dict[str, Value] = {"num-server-rounds": rounds, "evaluate-every": 4}
+    slow: dict[str, Value] = {"num-server-rounds": rounds // 4, "evaluate-every": 1, "local-steps": 4 * STEPS}
     inner: dict[str, Value] = {
         "inner-learning-rate": inner_rate,
         "optimizer": "adamw",
@@ -193,13 +214,13 @@ def _others(rounds: int, *, recycled: int, inner_rate: float = 0.001) -> tuple[C
         "weight-decay": 0.1,
     }
     return (
-        Case("partial", "partial averaging, 4 groups", {"strategy": "partial", "groups": 4} | every),
+        Case("partial", "partial averaging, 4 groups", {**every, "strategy": "partial", "groups": 4}),
         Case(
             "fedluar",
             f"FedLUAR, {recycled} recycled",
-            {"strategy": "fedluar", "recycled-layers": recycled} | every,
+            {**every, "strategy": "fedluar", "recycled-layers": recycled},
         ),
-        Case("diloco", f"DiLoCo, {4 * STEPS} steps", {"strategy": "diloco"} | inner | slow),
+        Case("diloco", f"DiLoCo, {4 * STEPS} steps", {**inner, **slow, "strategy": "diloco"}),
     )
 
 

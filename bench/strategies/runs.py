@@ -21,6 +21,8 @@ def run(comparison: Comparison, case: Case, seed: int, work: Path) -> RunFolder:
         folder = RunFolder.open(path)
         if folder.finished:
             return folder
+        with folder.locked():
+            pass  # raises where another process is at it, which is no reason to delete the run
         try:
             return continue_run(folder)
         except FedeffError:  # a run whose folder a kill left in pieces
@@ -45,7 +47,7 @@ def _settings(comparison: Comparison, case: Case, seed: int) -> Settings:
 
 
 def _runtime(comparison: Comparison) -> Runtime:
-    return Runtime(clients=comparison.clients, **comparison.runtime)
+    return Runtime(clients=comparison.clients, engine="inline", **comparison.runtime)
 
 
 def outcome(folder: RunFolder, target: float) -> Outcome:
