@@ -31,8 +31,9 @@ check: $(INSTALLED) ## lint, format, strict types, import layers, documentation
 bench: $(INSTALLED) data ## measure the engines side by side, write bench/results/engine.md
 	$(BIN)/python bench/run_engine.py
 
-bench-strategies: $(INSTALLED) data ## compare strategies on real data, write bench/results/strategies.md; resumes
+bench-strategies: $(INSTALLED) data ## compare strategies and their cost, write bench/results/strateg*.md; resumes
 	$(BIN)/python bench/run_strategies.py
+	$(BIN)/python bench/run_strategy_cost.py
 
 pictures: $(INSTALLED) ## draw what travels when under each strategy, for the documentation
 	$(BIN)/python docs/travel_pictures.py

@@ -69,7 +69,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured figure and what was asked of it."""
+    """A measured figure and what was asked of it, if anything."""
 
     what: str
     measured: Spread | None
@@ -80,9 +80,11 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        """`PASS` or `short` by the median."""
+        """`PASS` or `short` by the median; empty where nothing was asked."""
         if self.measured is None:
             return "not measured"
+        if self.at_most is None and self.at_least is None:
+            return ""
         middle = self.measured.median
         good = (self.at_most is None or middle <= self.at_most) and (
             self.at_least is None or middle >= self.at_least
@@ -90,9 +92,16 @@ class Figure:
         return "PASS" if good else "short"
 
     @property
+    def marked(self) -> str:
+        """The verdict, bold where it is not a good one."""
+        return self.verdict if self.verdict in ("PASS", "") else f"**{self.verdict}**"
+
+    @property
     def target(self) -> str:
-        """Such as `≤ 1.15×`."""
+        """Such as `≤ 1.15×`; a dash where nothing was asked."""
         sign, bound = ("≤", self.at_most) if self.at_most is not None else ("≥", self.at_least)
+        if bound is None:
+            return "—"
         return f"{sign} {bound:,g}{_suffix(self.unit)}"
 
     @property

@@ -99,7 +99,7 @@ def _result(text: str) -> dict[str, Any]:
     """The last line of JSON, or the last `key=value` line with a median, as the yardstick prints it."""
     for line in reversed(text.splitlines()):
         if line.startswith("{"):
-            result = json.loads(line)
+            result: dict[str, Any] = json.loads(line)
             if result["samples_s"]:
                 result.setdefault("median_s", statistics.median(result["samples_s"]))
             return result

@@ -2,25 +2,19 @@
 
 from typing import Any
 
-from bench.figures import Figure, Results
+from bench.figures import Results
 from bench.harness import Case
 from bench.rows.row import Row
 
 __all__ = ["page", "table"]
 
 _VERSIONS = ("python", "flwr", "ray", "torch", "numpy", "pfl")
-_HEAD = """# Engine benchmarks
-
-`make bench` writes this page; `bench/README.md` says what each row means. Every case ran in a process of its
-own, the cases of a row in turns (each repeat in the opposite order of the one before). A figure is the median
-over repeats, its range in brackets; a ratio is taken repeat by repeat.
-"""
 
 
-def page(rows: dict[str, Row], records: dict[str, Any]) -> str:
-    """The whole page, from the rows that have records."""
+def page(head: str, rows: dict[str, Row], records: dict[str, Any]) -> str:
+    """The whole page, which begins with `head`, from the rows that have records."""
     measured = {key: row for key, row in rows.items() if key in records}
-    parts = [_HEAD, "## Targets\n", _targets(measured, records)]
+    parts = [head, "## Targets\n", _targets(measured, records)]
     for key, row in measured.items():
         parts += [f"## {row.title}\n", _cases(row, Results(records[key]["cases"])), _under(row, records[key])]
     parts += ["## Machine\n", _machine(records)]
@@ -31,14 +25,10 @@ def _targets(rows: dict[str, Row], records: dict[str, Any]) -> str:
     lines = []
     for key, row in rows.items():
         lines += [
-            [row.title, figure.what, figure.value, figure.target, _bold(figure)]
+            [row.title, figure.what, figure.value, figure.target, figure.marked]
             for figure in row.figures(Results(records[key]["cases"]))
         ]
     return table(["row", "figure", "measured", "target", ""], lines)
-
-
-def _bold(figure: Figure) -> str:
-    return figure.verdict if figure.verdict == "PASS" else f"**{figure.verdict}**"
 
 
 def _cases(row: Row, results: Results) -> str:
@@ -105,16 +95,14 @@ def _machine(records: dict[str, Any]) -> str:
     facts = [
         f"- {machine['cores']} cores, {machine['cpu']}, {machine['memory_gib']} GiB memory, "
         f"{machine['shm_gib']} GiB free in /dev/shm, {machine['system']}",
-        "- " + ", ".join(f"{name} {machine[name]}" for name in _VERSIONS),
+        "- " + ", ".join(f"{name} {machine[name]}" for name in _VERSIONS if name in machine),
         f"- {machine['workers']} workers in every engine that has workers, one torch thread in each",
-        "- seed 0 for the partition, the models, the cohorts of bound and floor, and the cohorts and batches "
-        "of fedeff's own client and strategy; Flower's stock FedAvg draws its cohorts unseeded",
     ]
     compared = [
         {k: v for k, v in one.items() if k not in ("time_utc", "commit", "shm_gib")} for one in seen.values()
     ]
     if any(one != compared[0] for one in compared):
-        facts.append("- some rows were measured on another machine or other versions: see `engine.json`")
+        facts.append("- some rows ran on another machine or other versions: see the JSON beside this page")
     return "\n".join(facts) + "\n"
 
 

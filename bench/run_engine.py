@@ -4,23 +4,28 @@ python bench/run_engine.py [--rows cnn-1000,echo] [--repeats 3] [--quick] [--ful
 """
 
 import argparse
-import json
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.figures import Results
-from bench.harness import ROOT, run_case
+from bench.harness import ROOT
 from bench.machine import describe
-from bench.page import page
+from bench.measuring import chosen, failed, measure, read_records, say, write_records
 from bench.pfl_environment import PFL, pfl_bin
 from bench.rows import rows
-from bench.rows.row import Row, Settings
-from bench.yardstick.workload import ROOT as DATA
+from bench.rows.row import Settings, without_data
+
+_HEAD = """# Engine benchmarks
+
+`make bench` writes this page; `bench/README.md` says what each row means. Every case ran in a process of its
+own, the cases of a row in turns (each repeat in the opposite order of the one before). A figure is the median
+over repeats, its range in brackets; a ratio is taken repeat by repeat. Seed 0 draws the partition, the
+models, the cohorts of bound and floor, and the cohorts and batches of fedeff's own client and strategy;
+Flower's stock FedAvg draws its cohorts unseeded.
+"""
 
 
 def main() -> int:
@@ -34,24 +39,26 @@ def main() -> int:
         full=options.full,
         pfl_bin=bin_folder,
         without_pfl=without_pfl,
-        without_data="" if DATA.is_dir() else f"no data: {DATA} is absent (Debian's dataset-fashion-mnist)",
+        without_data=without_data(),
     )
     table = rows(settings)
-    chosen = _chosen(options.rows, table)
+    keys = chosen(options.rows, table)
     machine = describe() | {
         "workers": options.workers,
         "pfl": "absent" if without_pfl else PFL.split("==")[1],
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    records = _read(options.out / "engine.json")
+    path = options.out / "engine.json"
+    records = read_records(path)
     begin = time.perf_counter()
-    for key in chosen:
+    for key in keys:
         records[key] = {"title": table[key].title, "machine": machine, "quick": options.quick, "cases": {}}
         for repeat in range(1 if options.quick else options.repeats):
-            _measure(table[key], repeat, records[key]["cases"])
-            _write(options.out, table, records)
-    _say(f"{len(chosen)} rows in {(time.perf_counter() - begin) / 60:.1f} min: {options.out / 'engine.md'}")
-    return _failures(chosen, records)
+            for name, sample in measure(table[key], repeat).items():
+                records[key]["cases"].setdefault(name, []).append(sample)
+            write_records(path, _HEAD, table, records)
+    say(f"{len(keys)} rows in {(time.perf_counter() - begin) / 60:.1f} min: {path.with_suffix('.md')}")
+    return int(any(failed(records[key]["cases"]) for key in keys))
 
 
 def _options() -> argparse.Namespace:
@@ -72,62 +79,6 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="folder of the results")
     return parser.parse_args()
-
-
-def _chosen(asked: str, table: dict[str, Row]) -> list[str]:
-    keys = [key.strip() for key in asked.split(",") if key.strip()] or list(table)
-    if unknown := set(keys) - table.keys():
-        sys.exit(f"unknown row {', '.join(sorted(unknown))}; the rows are {', '.join(table)}")
-    return keys
-
-
-def _measure(row: Row, repeat: int, cases: dict[str, list[dict[str, Any]]]) -> None:
-    """One repeat of every case, forwards in even repeats and backwards in odd ones."""
-    for case in row.cases if repeat % 2 == 0 else reversed(row.cases):
-        if case.repeats is not None and repeat >= case.repeats:
-            continue
-        begin = time.perf_counter()
-        result = run_case(case)
-        cases.setdefault(case.name, []).append(result)
-        told = result.get("error") or f"median {result.get('median_s', float('nan')):.3f} s"
-        _say(f"{row.key} [{repeat + 1}] {case.label}: {told} ({time.perf_counter() - begin:.0f} s)")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())["rows"] if path.exists() else {}
-
-
-def _write(folder: Path, table: dict[str, Row], records: dict[str, Any]) -> None:
-    for key in records.keys() & table.keys():
-        records[key]["figures"] = [
-            {
-                "what": f.what,
-                "values": f.measured and f.measured.values,
-                "target": f.target,
-                "verdict": f.verdict,
-            }
-            for f in table[key].figures(Results(records[key]["cases"]))
-        ]
-    _replace(folder / "engine.json", json.dumps({"rows": records}, indent=1) + "\n")
-    _replace(folder / "engine.md", page(table, records))
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_text(text)
-    part.replace(path)
-
-
-def _failures(chosen: list[str], records: dict[str, Any]) -> int:
-    return int(
-        any(
-            "output" in sample for key in chosen for case in records[key]["cases"].values() for sample in case
-        )
-    )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

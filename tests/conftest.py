@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 os.environ |= {
     "FLWR_TELEMETRY_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # 15 by default: on a busy machine workers would hardly run
     "MPLBACKEND": "agg",
 }
 

@@ -10,8 +10,10 @@ from yardstick import task
 
 from bench.apps.clock import RoundClock
 from fedeff.clients import ClientData, LocalTraining, client_app
+from fedeff.clients.app import Vectorise
 from fedeff.models import build
 from fedeff.strategies import FedAvg
+from fedeff.strategies.fedavg import FoldPlace
 
 __all__ = ["client", "server"]
 
@@ -23,7 +25,7 @@ def samples(partition: int, partitions: int) -> ClientData:
     return ClientData(x[rows].numpy(), y[rows].numpy())
 
 
-def client(name: str, vectorise: str) -> ClientApp:
+def client(name: str, vectorise: Vectorise) -> ClientApp:
     """The built-in client with the yardstick's settings."""
     training = LocalTraining(
         epochs=1,
@@ -34,7 +36,7 @@ def client(name: str, vectorise: str) -> ClientApp:
     return client_app(functools.partial(build, name), samples, training, vectorise=vectorise)
 
 
-def server(name: str, cohort: int, rounds: int, fold: str) -> tuple[ServerApp, RoundClock, list[float]]:
+def server(name: str, cohort: int, rounds: int, fold: FoldPlace) -> tuple[ServerApp, RoundClock, list[float]]:
     """A ServerApp as the yardstick's; the clock that times its rounds; the test accuracy after each."""
     app, accuracies = ServerApp(), []
     _, _, images, labels = task.data()

@@ -2,9 +2,10 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
@@ -18,7 +19,7 @@ client = ClientApp()
 @client.train()
 def echo(message: Message, context: Context) -> Message:
     """The received arrays plus one."""
-    arrays = ArrayRecord([x + 1 for x in message.content["arrays"].to_numpy_ndarrays()])
+    arrays = ArrayRecord([x + 1 for x in _arrays(message).to_numpy_ndarrays()])
     metrics = MetricRecord({"num-examples": 1, "partition-id": int(context.node_config["partition-id"])})
     return Message(content=RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
 
@@ -71,11 +72,11 @@ class EchoRounds:
         if sorted(reply.metadata.src_node_id for reply in replies) != sorted(ids):
             raise RuntimeError(f"{len(replies)} replies from {len(ids)} nodes, expected one from each")
         for reply in replies[:: max(1, len(replies) // 50)]:
-            (x,) = reply.content["arrays"].to_numpy_ndarrays()
+            (x,) = _arrays(reply).to_numpy_ndarrays()
             if x.shape != (self.floats,) or not (x == server_round + 1).all():
                 raise RuntimeError(f"a reply of round {server_round} is not x + 1")
-        self.held_bytes = sum(_array_bytes(reply.content["arrays"].values()) for reply in replies)
+        self.held_bytes = sum(len(array.data) for reply in replies for array in _arrays(reply).values())
 
 
-def _array_bytes(arrays: "list[Array]") -> int:
-    return sum(len(array.data) for array in arrays)
+def _arrays(message: Message) -> ArrayRecord:
+    return cast(ArrayRecord, message.content["arrays"])

@@ -7,11 +7,12 @@ from flwr.serverapp import Grid, ServerApp
 from bench.apps.clock import RoundClock
 from bench.apps.echo import model
 from fedeff.strategies import FedAvg
+from fedeff.strategies.fedavg import FoldPlace
 
 __all__ = ["server"]
 
 
-def server(rounds: int, floats: int, arrays: int, fold: str) -> tuple[ServerApp, RoundClock]:
+def server(rounds: int, floats: int, arrays: int, fold: FoldPlace) -> tuple[ServerApp, RoundClock]:
     """A ServerApp that averages all clients' replies, and the clock that times its rounds."""
     app, clock = ServerApp(), RoundClock(_is_round_number)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from bench.figures import Figure, Results
 from bench.harness import Case
+from bench.yardstick.workload import ROOT as DATA
 
-__all__ = ["Row", "Settings"]
+__all__ = ["Row", "Settings", "without_data"]
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,8 @@ class Row:
     against: tuple[str, ...]  # cases that the others are divided by
     figures: Callable[[Results], list[Figure]]
     note: str = ""
+
+
+def without_data() -> str:
+    """Why the yardstick cannot run; empty where its data is there."""
+    return "" if DATA.is_dir() else f"no data: {DATA} is absent (Debian's dataset-fashion-mnist)"

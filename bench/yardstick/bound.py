@@ -5,6 +5,7 @@ python bound.py MODEL CLIENTS COHORT ROUNDS WORKERS  ->  median seconds per roun
 
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from workload import BATCH, LEARNING_RATE, MODELS, load, partition, result
 
 
-def work(model_name: str, clients: int, inbox: mp.Queue, outbox: mp.Queue) -> None:
+def work(model_name: str, clients: int, inbox: "mp.Queue[Any]", outbox: "mp.Queue[Any]") -> None:
     torch.set_num_threads(1)
     x, y, _, _ = load()
     shards = torch.from_numpy(partition(y.numpy(), clients))
@@ -37,7 +38,8 @@ def work(model_name: str, clients: int, inbox: mp.Queue, outbox: mp.Queue) -> No
 
 
 def main(model_name: str, clients: int, cohort: int, rounds: int, workers: int) -> None:
-    inboxes, outbox = [mp.Queue() for _ in range(workers)], mp.Queue()
+    inboxes: list[mp.Queue[Any]] = [mp.Queue() for _ in range(workers)]
+    outbox: mp.Queue[Any] = mp.Queue()
     processes = [mp.Process(target=work, args=(model_name, clients, inbox, outbox)) for inbox in inboxes]
     for process in processes:
         process.start()

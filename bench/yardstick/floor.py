@@ -9,6 +9,7 @@ import pathlib
 import random
 import sys
 import time
+from typing import Any
 
 import torch
 import torch.multiprocessing as mp
@@ -23,7 +24,7 @@ from yardstick import client_app, task
 TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
 
 
-def context(config: dict, partition: int) -> Context:
+def context(config: dict[str, Any], partition: int) -> Context:
     return Context(
         run_id=1,
         node_id=partition + 1,
@@ -33,7 +34,7 @@ def context(config: dict, partition: int) -> Context:
     )
 
 
-def work(config: dict, inbox: mp.Queue, outbox: mp.Queue) -> None:
+def work(config: dict[str, Any], inbox: "mp.Queue[Any]", outbox: "mp.Queue[Any]") -> None:
     task.data(), task.shards(config["clients"])
     outbox.put(0.0)
     while (job := inbox.get()) is not None:
@@ -52,7 +53,8 @@ def work(config: dict, inbox: mp.Queue, outbox: mp.Queue) -> None:
 
 def main(name: str, clients: int, cohort: int, rounds: int, workers: int) -> None:
     config = {"model": name, "clients": clients}
-    inboxes, outbox = [mp.Queue() for _ in range(workers)], mp.Queue()
+    inboxes: list[mp.Queue[Any]] = [mp.Queue() for _ in range(workers)]
+    outbox: mp.Queue[Any] = mp.Queue()
     processes = [mp.Process(target=work, args=(config, inbox, outbox)) for inbox in inboxes]
     for process in processes:
         process.start()

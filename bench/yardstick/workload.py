@@ -24,14 +24,13 @@ def _idx(name: str, offset: int) -> np.ndarray:
 
 def load() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Images (n, 1, 28, 28) float32 in [0, 1] and int64 labels, train then test."""
-    split = []
-    for part in ("train", "t10k"):
-        images = _idx(f"{part}-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28)
-        split += [
-            torch.from_numpy(images.astype(np.float32) / 255),
-            torch.from_numpy(_idx(f"{part}-labels-idx1-ubyte.gz", 8).astype(np.int64)),
-        ]
-    return tuple(split)
+    return *_part("train"), *_part("t10k")
+
+
+def _part(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    images = _idx(f"{name}-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28)
+    labels = _idx(f"{name}-labels-idx1-ubyte.gz", 8)
+    return torch.from_numpy(images.astype(np.float32) / 255), torch.from_numpy(labels.astype(np.int64))
 
 
 def partition(labels: np.ndarray, clients: int, alpha: float = 0.3, seed: int = 0) -> np.ndarray:
@@ -59,7 +58,8 @@ class CNN(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.max_pool2d(F.relu(self.conv1(x)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
-        return self.fc2(F.relu(self.fc1(x.flatten(1))))
+        logits: torch.Tensor = self.fc2(F.relu(self.fc1(x.flatten(1))))
+        return logits
 
 
 class MLP(nn.Module):
@@ -70,7 +70,8 @@ class MLP(nn.Module):
         self.fc1, self.fc2 = nn.Linear(784, 64), nn.Linear(64, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.relu(self.fc1(x.flatten(1))))
+        logits: torch.Tensor = self.fc2(F.relu(self.fc1(x.flatten(1))))
+        return logits
 
 
 MODELS = {"cnn": CNN, "mlp": MLP}

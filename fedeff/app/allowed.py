@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Allowed", "above", "anything", "at_least", "below", "between", "one_of", "switch"]
+__all__ = ["Allowed", "above", "anything", "at_least", "at_least_or", "below", "between", "one_of", "switch"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,11 @@ class Allowed:
 def at_least(low: float) -> Allowed:
     """Numbers from `low` up."""
     return Allowed(f"at least {low:g}", lambda value: bool(value >= low))
+
+
+def at_least_or(low: float, other: float) -> Allowed:
+    """Numbers from `low` up, and one that stands for something else."""
+    return Allowed(f"at least {low:g}, or {other:g}", lambda value: bool(value >= low or value == other))
 
 
 def above(low: float) -> Allowed:

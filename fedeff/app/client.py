@@ -6,6 +6,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedeff.app.settings import Settings
+from fedeff.app.versions import sparsity_of
 from fedeff.app.workload import dataset_of, new_model, resolved, shares_of
 from fedeff.clients import BlockClientApp, ClientData, LocalTraining, client_app
 
@@ -46,11 +47,16 @@ def training_of(settings: Settings) -> LocalTraining:
         epochs=settings.local_epochs,
         steps=settings.local_steps,
         batch_size=settings.batch_size,
-        optimizer=cast(Literal["sgd", "momentum", "adam"], settings.optimizer),
+        optimizer=cast(Literal["sgd", "momentum", "adam", "adamw", "slim-qn"], settings.optimizer),
         learning_rate=settings.learning_rate,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
-        prox_mu=settings.prox_mu,
+        prox_mu=max(settings.prox_mu, 0.0),  # below 0 the strategy says it
+        perturbation=cast(Literal["none", "smooth-out", "ada-smooth-out"], settings.perturbation),
+        perturbation_radius=settings.perturbation_radius,
+        qn_history=settings.qn_history,
+        qn_interval=settings.qn_interval,
+        qn_beta=settings.qn_beta,
         autocast=settings.autocast,
         device=settings.device,
     )
@@ -59,6 +65,7 @@ def training_of(settings: Settings) -> LocalTraining:
 def client_app_of(given: Settings) -> BlockClientApp:
     """The ClientApp that the settings describe; engines that know blocks may train many clients at once."""
     settings, _ = resolved(given)
+    sparsity = sparsity_of(settings)
 
     def data(partition: int, partitions: int) -> ClientData:
         dataset, shares = dataset_of(settings), shares_of(settings, partitions)
@@ -73,4 +80,5 @@ def client_app_of(given: Settings) -> BlockClientApp:
         training_of(settings),
         seed=settings.seed,
         vectorise=cast(Literal["auto", "always", "never"], settings.vectorise),
+        penalty=None if sparsity is None else sparsity.remaining,
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
@@ -23,6 +23,9 @@ from fedeff.core.errors import AppError, ConfigError
 from fedeff.core.flower import app_components, load_component, run_config_of
 from fedeff.core.records import Exchange
 from fedeff.core.round_log import RoundLog
+
+if TYPE_CHECKING:
+    from fedeff.core.delays import VirtualClock
 
 __all__ = ["ForeignApp", "is_built_in", "simulate_foreign"]
 
@@ -118,9 +121,6 @@ def simulate_foreign(
 
     Whatever the app raises passes through.
     """
-    from fedeff.grids.metered import MeteredGrid
-    from fedeff.simulation import run_simulation
-
     clock = runtime.clock(seed or 0)
     started_at = datetime.now().astimezone().isoformat(timespec="seconds")
     seeded = {} if seed is None else {"seed": seed}
@@ -137,19 +137,37 @@ def simulate_foreign(
     with folder.locked():
         log = RoundLog(folder.rounds_file, closes_itself=True, on_round=on_round)
         with summarised(folder, About(app.name, seed, runtime.clients, runtime.engine, started_at)):
-            try:
-                run_simulation(
-                    app.server,
-                    app.client,
-                    runtime.clients,
-                    run_config=dict(app.run_config),
-                    clock=clock,
-                    seed=seed,
-                    app_dir=app.folder,
-                    meter=lambda grid: MeteredGrid(grid, _by_partition(grid, log.add), clock),
-                    **runtime.engine_options(),
-                )
-            finally:
-                log.close()
+            _run(app, runtime, log, clock, seed)
         folder.write_report()
     return folder
+
+
+def _run(
+    app: ForeignApp, runtime: Runtime, log: RoundLog, clock: "VirtualClock | None", seed: int | None
+) -> None:
+    """Run the app; the log gets what its Grid sees, in the end what it never saw answered."""
+    from fedeff.grids.metered import MeteredGrid
+    from fedeff.simulation import run_simulation
+
+    meters: list[MeteredGrid] = []
+
+    def metered(grid: Grid) -> MeteredGrid:
+        meters.append(MeteredGrid(grid, _by_partition(grid, log.add), clock))
+        return meters[-1]
+
+    try:
+        run_simulation(
+            app.server,
+            app.client,
+            runtime.clients,
+            run_config=dict(app.run_config),
+            clock=clock,
+            seed=seed,
+            app_dir=app.folder,
+            meter=metered,
+            **runtime.engine_options(),
+        )
+    finally:
+        for meter in meters:
+            meter.close()
+        log.close()

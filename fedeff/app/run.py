@@ -34,7 +34,9 @@ class Plan:
             ConfigError, DataError, TraceError: what is wrong, in one line.
         """
         from fedeff.app.client import training_of
+        from fedeff.app.coding import check_down_codec
         from fedeff.app.server import strategy_of
+        from fedeff.app.versions import plan_of, sparsity_of
         from fedeff.app.workload import new_model, resolved, shares_of
 
         settings, notices = resolved(self.settings)
@@ -42,7 +44,10 @@ class Plan:
         self.runtime.clock(settings.seed)
         training_of(settings)
         strategy_of(settings)
-        new_model(settings)
+        model, sparsity = new_model(settings), sparsity_of(settings)
+        if sparsity and plan_of(settings):
+            sparsity.penalty(model)
+        check_down_codec(settings, model)
         shares_of(settings, self.runtime.clients)
         return replace(self, settings=settings.complete()), notices
 

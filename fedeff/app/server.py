@@ -13,17 +13,19 @@ from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedeff.app.checkpoints import Standing, latest_standing, write_standing
+from fedeff.app.coding import codec_grid_of
 from fedeff.app.evaluation import Evaluation
 from fedeff.app.rounds import Schedule, run_rounds
 from fedeff.app.run_folder import RunFolder
 from fedeff.app.settings import Settings
+from fedeff.app.versions import ModelVersions, plan_of
 from fedeff.app.workload import dataset_of, new_model, resolved
 from fedeff.core.delays import VirtualClock
-from fedeff.core.layers import encode_record
+from fedeff.core.layers import NDArray, encode_record
 from fedeff.core.records import RoundRecord
 from fedeff.core.round_log import RoundLog
 from fedeff.core.state import StateStore
-from fedeff.grids.metered import MeteredGrid
+from fedeff.grids import CodecGrid, MeteredGrid
 from fedeff.strategies import FedAvg, build, strategy_spec
 
 __all__ = ["app", "server_app"]
@@ -59,6 +61,9 @@ def server_app(
 
 app = server_app()
 
+# Before the names of the codecs' part of a checkpoint's state, and of the model versions'.
+_CODEC, _VERSIONS = "codec/", "versions/"
+
 _log = logging.getLogger(__name__)
 # The logger that Flower's runtimes print; ours would stay silent under `flwr run`.
 _flower_log = logging.getLogger("flwr")
@@ -92,14 +97,24 @@ class _Server:
         strategy = strategy_of(settings)
         standing = self._standing(strategy)
         book = RoundLog(self.folder.rounds_file if self.folder else None, on_round=self.on_round)
+        metered = MeteredGrid(grid, book.add, self.clock)
+        coded = codec_grid_of(settings, metered, self.states)
+        versions = ModelVersions(lambda: new_model(settings), plan_of(settings))
+        if standing.server_round:
+            versions.restore(_part_of(standing, _VERSIONS))
+        if coded and standing.server_round:
+            coded.restore(_part_of(standing, _CODEC))
+        rows = dataset_of(settings).test
         return run_rounds(
             strategy,
-            MeteredGrid(grid, book.add, self.clock),
+            coded or metered,
             standing.model,
             schedule_of(settings),
             book=book,
-            evaluate=Evaluation(new_model(settings), dataset_of(settings).test, settings.device),
-            keep=lambda done, model: self._keep(strategy, done, model),
+            evaluate=lambda model: Evaluation(versions.module(), rows, settings.device)(model),
+            keep=lambda done, model: self._keep(strategy, coded, versions, done, model),
+            settle=metered.close,
+            versions=versions,
             done=standing.server_round,
         )
 
@@ -112,26 +127,45 @@ class _Server:
             self.folder.cut_rounds(standing.server_round if standing else 0)
         if standing is None:
             return Standing(0, _first_model(self.settings))
-        strategy.restore(standing.strategy_state)
+        state = standing.strategy_state
+        strategy.restore({key: state[key] for key in state if not key.startswith((_CODEC, _VERSIONS))})
         if not strategy.resumes_exactly:
             _log.warning(
                 "%s had messages under way when the run stopped; they count as lost, so it goes on validly "
                 "but not to the same bits",
                 type(strategy).__name__,
             )
-        if self.states:
-            self.states.restore(standing.server_round)
+        if self.states is not None:  # an empty store is false
+            self._restore_states(self.states, standing.server_round)
         if self.clock:
             self.clock.advance_to(standing.virtual_s)
             self.clock.exchange = standing.exchanges
         return standing
 
-    def _keep(self, strategy: FedAvg, done: int, model: ArrayRecord) -> None:
+    def _restore_states(self, states: StateStore, server_round: int) -> None:
+        """The clients' states of a round; where there are none, as after a finished run, they begin anew."""
+        if states.checkpointed:
+            states.restore(server_round)
+        else:
+            _log.warning("the run's client states are gone; clients that had kept something begin anew")
+
+    def _keep(
+        self,
+        strategy: FedAvg,
+        coded: CodecGrid | None,
+        versions: ModelVersions,
+        done: int,
+        model: ArrayRecord,
+    ) -> None:
         if self.folder:
-            if self.states:  # before the checkpoint that needs them
+            if self.states is not None:  # before the checkpoint that needs them
                 self.states.checkpoint(done)
             clock = self.clock or VirtualClock()
-            standing = Standing(done, model, strategy.state(), clock.now_s, clock.exchange)
+            state = strategy.state()
+            state |= {f"{_VERSIONS}{key}": values for key, values in versions.state().items()}
+            if coded:
+                state |= {f"{_CODEC}{key}": values for key, values in coded.state().items()}
+            standing = Standing(done, model, state, clock.now_s, clock.exchange)
             write_standing(self.folder.checkpoints, standing)
 
 
@@ -144,6 +178,12 @@ def strategy_of(settings: Settings) -> FedAvg:
     return build(settings.strategy, {key: value for key, value in settings.changed().items() if key in own})
 
 
+def _part_of(standing: Standing, prefix: str) -> dict[str, NDArray]:
+    """The entries of a checkpoint's state whose names begin so, by the rest of their names."""
+    state = standing.strategy_state
+    return {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+
+
 def schedule_of(settings: Settings) -> Schedule:
     """The part of the settings that says how long and how often."""
     return Schedule(
@@ -151,6 +191,7 @@ def schedule_of(settings: Settings) -> Schedule:
         evaluate_every=settings.evaluate_every,
         evaluate_clients=settings.evaluate_clients,
         target_accuracy=settings.target_accuracy,
+        timeout_s=settings.round_timeout_s or None,
         learning_rate=cast(Literal["constant", "cosine", "linear"], settings.learning_rate_schedule),
     )
 

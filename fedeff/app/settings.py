@@ -10,7 +10,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fedeff.app.allowed import Allowed, above, anything, at_least, below, between, one_of, switch
+from fedeff.app.allowed import Allowed, above, anything, at_least, at_least_or, below, between, one_of, switch
 from fedeff.core.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -78,25 +78,96 @@ class Settings:
     local_epochs: int = _setting(1, "passes over a client's data in a round", at_least(1))
     local_steps: int = _setting(0, "batches a client trains in a round, 0 for whole epochs", at_least(0))
     batch_size: int = _setting(10, "training rows in a batch", at_least(1))
-    optimizer: str = _setting("sgd", "the clients' optimizer", one_of("sgd", "momentum", "adam", "adamw"))
+    optimizer: str = _setting(
+        "sgd", "the clients' optimizer", one_of("sgd", "momentum", "adam", "adamw", "slim-qn")
+    )
     learning_rate: float = _setting(0.05, "the clients' step size", above(0))
     learning_rate_schedule: str = _setting(
         "constant",
         "how the step size falls over the rounds: not at all, or to nearly 0 by half a cosine or a line",
         one_of("constant", "cosine", "linear"),
     )
-    momentum: float = _setting(0.0, "of optimizer=momentum", below(0, 1))
+    momentum: float = _setting(0.0, "of optimizer=momentum or slim-qn", below(0, 1))
     weight_decay: float = _setting(0.0, "pull of the weights towards zero", at_least(0))
-    prox_mu: float = _setting(0.0, "pull towards the global model (FedProx), 0 for none", at_least(0))
+    prox_mu: float = _setting(
+        -1.0,
+        "pull towards the global model (FedProx), 0 for none; -1 is 0.1 with fedprox, else 0",
+        at_least_or(0, -1),
+    )
+    perturbation: str = _setting(
+        "none",
+        "noise on the weights while a gradient is taken",
+        one_of("none", "smooth-out", "ada-smooth-out"),
+    )
+    perturbation_radius: float = _setting(
+        0.0,
+        "how much: the largest noise, or (ada) its norm over a filter's; 0 is 0.0375, or (ada) 0.15",
+        at_least(0),
+    )
+    qn_history: int = _setting(10, "pairs that slim-qn keeps of each layer", at_least(1))
+    qn_interval: int = _setting(50, "steps between pairs of slim-qn", at_least(1))
+    qn_beta: float = _setting(
+        0.999, "weight of earlier steps in slim-qn's averages of weights and gradients", below(0, 1)
+    )
+    sparsity: str = _setting(
+        "none",
+        "structure that clients' penalties give the model, which the server then makes smaller: groups of "
+        "zeros (ssl, iss) or filters of low rank (force)",
+        one_of("none", "ssl", "iss", "force"),
+    )
+    sparsity_strength: float = _setting(
+        0.0, "of the penalty; 0 is 0.002, with sparsity=force 0.0005", at_least(0)
+    )
+    sparsity_threshold: float = _setting(
+        0.01, "groups whose weights have at most this root mean square become zero", at_least(0)
+    )
+    sparsity_groups: str = _setting(
+        "filters+channels+neurons",
+        "what sparsity=ssl zeroes",
+        anything("filters, channels, neurons, shapes, kernels, depth, joined by +"),
+    )
+    sparsity_rounds: int = _setting(
+        0, "rounds with the penalty, then fine-tuning; 0 for two thirds of all", at_least(0)
+    )
+    shrink_every: int = _setting(
+        5, "rounds between cuts while the penalty is on (ssl, iss), 0 for its end alone", at_least(0)
+    )
+    force_norm: str = _setting("l2", "of sparsity=force: how far filters pull", one_of("l2", "l1"))
+    force_direction: str = _setting(
+        "attract", "of sparsity=force: towards each other, or apart", one_of("attract", "repel")
+    )
+    rank_error: float = _setting(
+        0.05, "share of the filters' energy that a decomposition may lose", below(0, 1)
+    )
     autocast: bool = _setting(False, "train in bfloat16 where it pays", switch())
     vectorise: str = _setting("auto", "train a block of clients at once", one_of("auto", "always", "never"))
     fold: str = _setting("server", "where replies are summed", one_of("server", "workers"))
+    codec: str = _setting(
+        "", "how clients code what they send", anything("a codec, such as tern_grad, or empty for none")
+    )
+    codec_difference: bool = _setting(
+        True, "clients code what changed since they were sent an array, where they send weights", switch()
+    )
+    codec_shared_scale: bool = _setting(
+        False, "clients scale by the largest scale of the round before, for tern_grad", switch()
+    )
+    down_codec: str = _setting(
+        "", "how the server codes models", anything("a codec without memory, or empty for none")
+    )
+    down_difference: bool = _setting(
+        False, "the server codes what changed since a client was sent an array", switch()
+    )
     device: str = _setting("cpu", "where clients train", anything("cpu, cuda, cuda:0, ..."))
     seed: int = _setting(0, "of every random draw", at_least(0))
     evaluate_every: int = _setting(1, "rounds between evaluations of the global model", at_least(1))
     evaluate_clients: int = _setting(0, "clients that evaluate it on their own data, 0 for none", at_least(0))
     target_accuracy: float = _setting(
         0.0, "stop when the global model reaches it, 0 for never", between(0, 1)
+    )
+    round_timeout_s: float = _setting(
+        3600.0,
+        "seconds for which a round waits for replies, virtual ones on a clock; 0 for as long as it takes",
+        at_least(0),
     )
     own: tuple[tuple[str, Value], ...] = ()  # settings of strategies that were given, by key
 
@@ -106,10 +177,27 @@ class Settings:
         from fedeff.data import parse_scheme  # here, since help and errors need no NumPy
 
         parse_scheme(self.partition)
+        self._check_codecs()
         if self.own:
             known = _strategy_settings()
             read = {key: _of_strategy(known, key).read(value) for key, value in self.own}
             object.__setattr__(self, "own", tuple(sorted(read.items())))
+
+    def _check_codecs(self) -> None:
+        if self.down_difference and not self.down_codec:
+            raise ConfigError("down-difference = true, but no down-codec is given; set -c down-codec=...")
+        if self.codec_shared_scale and not self.codec:
+            raise ConfigError("codec-shared-scale = true, but no codec is given; set -c codec=tern_grad")
+        if self.codec and self.fold == "workers":
+            raise ConfigError(
+                f"fold = 'workers' with codec = {self.codec!r}: coded replies are decoded on the server; "
+                "set -c fold=server, or leave the codec out"
+            )
+        if self.codec or self.down_codec:
+            from fedeff.compression import codec_of
+
+            for spec in filter(None, (self.codec, self.down_codec)):
+                codec_of(spec)
 
     @classmethod
     def from_run_config(cls, run_config: Mapping[str, Value]) -> "Settings":
@@ -137,8 +225,11 @@ class Settings:
     def complete(self) -> "Settings":
         """The same with every setting of its own strategy, at its default where not given, and no other's."""
         known, given = _strategy_settings(), dict(self.own)
-        own = [s for s in _specs()[self.strategy].settings if s.key in known]
-        return replace(self, own=tuple((s.key, given.get(s.key, s.default)) for s in own))
+        defaults: dict[str, Any] = {s.key: s.default for s in _specs()[self.strategy].settings}
+        own = tuple((key, given.get(key, default)) for key, default in defaults.items() if key in known)
+        return replace(
+            self, own=own, prox_mu=defaults.get("prox-mu", 0.0) if self.prox_mu < 0 else self.prox_mu
+        )
 
     def check_clients(self, clients: int) -> None:
         """Raise `ConfigError` unless rounds of this size can be drawn from so many clients."""

@@ -67,13 +67,16 @@ def run_new(console: Console, plan: "Plan", path: Path) -> "RunFolder":
 
 
 def go_on(console: Console, folder: "RunFolder") -> "RunFolder":
-    """Finish a run that was stopped; a finished one is left as it is. Wrap it in `resumable`."""
+    """Finish a run that was stopped; of a finished one, what a kill kept from being written.
+
+    Wrap it in `resumable`.
+    """
     from fedeff.app.run import Plan, continue_run
 
     plan = Plan.of_run(folder)
     if folder.finished:
         console.print(f"{folder.name} is finished already", highlight=False)
-        return folder
+        return continue_run(folder)
     return _watched(console, folder.path, plan, lambda watch: continue_run(folder, watch))
 
 

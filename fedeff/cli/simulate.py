@@ -1,33 +1,12 @@
 """`fedeff simulate`: one run, or several strategies side by side, of the built-in or any Flower app."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from fedeff.cli.options import (
-    ActorsOption,
-    BandwidthOption,
-    BlockSizeOption,
-    ClientsOption,
-    ConfigOption,
-    DelaysOption,
-    EngineOption,
-    LatencyOption,
-    NameOption,
-    NumGpusOption,
-    OutOption,
-    RayAddressOption,
-    ResumeOption,
-    SecondsPerStepOption,
-    SeedOption,
-    StrategyOption,
-    TensorboardOption,
-    TraceOption,
-    refuse_with_resume,
-    runtime_of,
-)
+from fedeff.cli.options import PANEL, RunOptions, with_run_options
 from fedeff.cli.progress import watching
 from fedeff.cli.running import (
     Interrupted,
@@ -56,68 +35,48 @@ EXAMPLES = (
 _COMPARED = ("fedavg", "fedlama")  # what `fedeff simulate` shows where no strategy is named
 
 
+@with_run_options
 def simulate(
+    options: RunOptions,
     app: Annotated[
         Path | None,
         typer.Argument(metavar="[APP]", help="A Flower app's folder. \\[default: the built-in app]"),
     ] = None,
-    clients: ClientsOption = None,
-    strategy: StrategyOption = None,
-    config: ConfigOption = None,
-    seed: SeedOption = None,
-    name: NameOption = None,
-    out: OutOption = Path("runs"),
-    resume: ResumeOption = False,
-    tensorboard: TensorboardOption = False,
-    engine: EngineOption = None,
-    actors: ActorsOption = None,
-    block_size: BlockSizeOption = None,
-    num_gpus: NumGpusOption = None,
-    ray_address: RayAddressOption = None,
-    delays: DelaysOption = None,
-    trace: TraceOption = None,
-    seconds_per_step: SecondsPerStepOption = None,
-    latency: LatencyOption = None,
-    bandwidth: BandwidthOption = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--run-config",
+            "-c",
+            metavar="KEY=VALUE",
+            help="A setting (repeat), or a TOML file of them.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", metavar="N", help="Of every random draw. \\[default: 0]", rich_help_panel=PANEL
+        ),
+    ] = None,
 ) -> None:
     """Simulate federated learning and write a run folder with a report.
 
     Without --strategy it runs FedAvg beside layer-wise averaging and compares them.
     """
-    where = {
-        "clients": clients,
-        "engine": engine,
-        "actors": actors,
-        "block_size": block_size,
-        "num_gpus": num_gpus,
-        "ray_address": ray_address,
-        "delays": delays,
-        "trace": trace,
-        "seconds_per_step": seconds_per_step,
-        "latency_s": latency,
-        "bandwidth_bytes_per_s": bandwidth,
-    }
     console = Console()
-    check_tensorboard(tensorboard)
-    if resume:
-        refuse_with_resume({**where, "strategy": strategy, "run-config": config, "seed": seed})
-        outcome = _resume(console, app, name, out)
+    check_tensorboard(options.tensorboard)
+    if options.resume:
+        options.refuse_beside_resume(("run-config", config), ("seed", seed))
+        outcome = _resume(console, app, options)
     elif app is not None and not _is_built_in(app):
-        outcome = _foreign(console, app, where, config or [], strategy or [], seed, name, out)
+        outcome = _foreign(console, app, options, config or [], seed)
     else:
-        outcome = _built_in(console, app, where, config or [], strategy or [], seed, name, out)
-    finish(console, outcome, tensorboard)
+        outcome = _built_in(console, app, options, config or [], seed)
+    finish(console, outcome, options.tensorboard)
 
 
 def _built_in(
-    console: Console,
-    app: Path | None,
-    where: dict[str, Any],
-    config: list[str],
-    strategy: list[str],
-    seed: int | None,
-    name: str | None,
-    out: Path,
+    console: Console, app: Path | None, options: RunOptions, config: list[str], seed: int | None
 ) -> Outcome:
     from fedeff.app.overrides import parse_overrides
     from fedeff.app.run import Plan
@@ -125,11 +84,11 @@ def _built_in(
     from fedeff.app.sweep import Sweep, grid
 
     overrides = parse_overrides(config)
-    strategies = chosen_strategies(strategy, overrides) or _COMPARED
-    runtime = runtime_of(where)
+    strategies = chosen_strategies(options.strategy or [], overrides) or _COMPARED
+    runtime = options.runtime()
     base = base_settings(app, overrides, seed)
     runs, notices = checked_runs(grid(base, {"strategy": strategies}), runtime)
-    path = out / (name or dated_name("-".join(runs)))
+    path = options.path(dated_name("-".join(runs)))
     tell(console, notices)
     if len(runs) == 1:
         (settings,) = runs.values()
@@ -139,26 +98,19 @@ def _built_in(
 
 
 def _foreign(
-    console: Console,
-    app: Path,
-    where: dict[str, Any],
-    config: list[str],
-    strategy: list[str],
-    seed: int | None,
-    name: str | None,
-    out: Path,
+    console: Console, app: Path, options: RunOptions, config: list[str], seed: int | None
 ) -> Outcome:
     from fedeff.app.foreign import ForeignApp, simulate_foreign
     from fedeff.app.overrides import parse_overrides
     from fedeff.app.run_folder import dated_name
 
-    if strategy:
+    if options.strategy:
         raise ConfigError(f"--strategy is for the built-in app; {app} brings its own, leave the option out")
-    if where["clients"] is None:
+    if options.clients is None:
         raise ConfigError("a Flower app does not say how many clients it has; give --clients N")
-    runtime = runtime_of(where)
+    runtime = options.runtime()
     loaded = ForeignApp.load(app, parse_overrides(config))
-    path = out / (name or dated_name(loaded.name))
+    path = options.path(dated_name(loaded.name))
     try:
         with watching(console, path.name, loaded.rounds, live=False) as watch:
             return single(simulate_foreign(loaded, runtime, path, seed=seed, on_round=watch))
@@ -168,7 +120,7 @@ def _foreign(
         ) from error
 
 
-def _resume(console: Console, app: Path | None, name: str | None, out: Path) -> Outcome:
+def _resume(console: Console, app: Path | None, options: RunOptions) -> Outcome:
     from fedeff.app.run_folder import RunFolder
     from fedeff.app.sweep import Sweep, is_sweep
 
@@ -177,9 +129,9 @@ def _resume(console: Console, app: Path | None, name: str | None, out: Path) -> 
             f"{app} cannot be resumed: a Flower app's strategy starts at round 1 and keeps its state "
             "to itself; run it again under another --name"
         )
-    if name is None:
-        raise ResumeError(f"--resume needs the --name of a run in {out}")
-    path = out / name
+    if options.name is None:
+        raise ResumeError(f"--resume needs the --name of a run in {options.out}")
+    path = options.path(options.name)
     if is_sweep(path):
         return run_sweep(console, Sweep.open(path))
     with resumable(path):

@@ -1,34 +1,17 @@
 """`fedeff sweep`: every combination of some settings and seeds, each run in its own folder."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from fedeff.cli.options import (
-    ActorsOption,
-    BandwidthOption,
-    BlockSizeOption,
-    ClientsOption,
-    DelaysOption,
-    EngineOption,
-    LatencyOption,
-    NameOption,
-    NumGpusOption,
-    OutOption,
-    RayAddressOption,
-    ResumeOption,
-    SecondsPerStepOption,
-    StrategyOption,
-    TensorboardOption,
-    TraceOption,
-    refuse_with_resume,
-    runtime_of,
-)
+from fedeff.cli.options import PANEL, RunOptions, with_run_options
 from fedeff.cli.running import check_tensorboard, finish, run_sweep, tell
 from fedeff.cli.settings import checked_runs, chosen_strategies
 from fedeff.core.errors import ConfigError, ResumeError
+
+if TYPE_CHECKING:
+    from fedeff.app.sweep import Sweep
 
 __all__ = ["EXAMPLES", "sweep"]
 
@@ -39,7 +22,9 @@ EXAMPLES = (
 )
 
 
+@with_run_options
 def sweep(
+    options: RunOptions,
     config: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,70 +32,51 @@ def sweep(
             "-c",
             metavar="KEY=A,B,C",
             help="A setting and its values (repeat).",
-            rich_help_panel="The run",
+            rich_help_panel=PANEL,
         ),
     ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
-            "--seeds", metavar="N", help="Runs of each setting. \\[default: 1]", rich_help_panel="The run"
+            "--seeds", metavar="N", help="Runs of each setting. \\[default: 1]", rich_help_panel=PANEL
         ),
     ] = None,
-    strategy: StrategyOption = None,
-    clients: ClientsOption = None,
-    name: NameOption = None,
-    out: OutOption = Path("runs"),
-    resume: ResumeOption = False,
-    tensorboard: TensorboardOption = False,
-    engine: EngineOption = None,
-    actors: ActorsOption = None,
-    block_size: BlockSizeOption = None,
-    num_gpus: NumGpusOption = None,
-    ray_address: RayAddressOption = None,
-    delays: DelaysOption = None,
-    trace: TraceOption = None,
-    seconds_per_step: SecondsPerStepOption = None,
-    latency: LatencyOption = None,
-    bandwidth: BandwidthOption = None,
 ) -> None:
     """Run every combination of the settings' values, and compare.
 
     The built-in app only. A sweep that was stopped anywhere goes on with --resume.
     """
+    console = Console()
+    check_tensorboard(options.tensorboard)
+    if options.resume:
+        options.refuse_beside_resume(("run-config", config), ("seeds", seeds))
+        begun = _begun(options)
+    else:
+        begun = _new(console, options, config or [], 1 if seeds is None else seeds)
+    finish(console, run_sweep(console, begun), options.tensorboard)
+
+
+def _begun(options: RunOptions) -> "Sweep":
+    from fedeff.app.sweep import Sweep
+
+    if options.name is None:
+        raise ResumeError("--resume needs the --name of a sweep")
+    return Sweep.open(options.path(options.name))
+
+
+def _new(console: Console, options: RunOptions, config: list[str], seeds: int) -> "Sweep":
     from fedeff.app.overrides import parse_axes
     from fedeff.app.run_folder import dated_name
     from fedeff.app.settings import Settings
     from fedeff.app.sweep import Sweep, grid
 
-    where = {
-        "clients": clients,
-        "engine": engine,
-        "actors": actors,
-        "block_size": block_size,
-        "num_gpus": num_gpus,
-        "ray_address": ray_address,
-        "delays": delays,
-        "trace": trace,
-        "seconds_per_step": seconds_per_step,
-        "latency_s": latency,
-        "bandwidth_bytes_per_s": bandwidth,
-    }
-    console = Console()
-    check_tensorboard(tensorboard)
-    if resume:
-        refuse_with_resume({**where, "strategy": strategy, "run-config": config, "seeds": seeds})
-        if name is None:
-            raise ResumeError("--resume needs the --name of a sweep")
-        begun = Sweep.open(out / name)
-    else:
-        axes = parse_axes(config or [])
-        if named := chosen_strategies(strategy or [], axes):
-            axes = {"strategy": named, **axes} if strategy else axes
-        runs = grid(Settings(), axes, 1 if seeds is None else seeds)
-        if len(runs) == 1:
-            raise ConfigError("one run is no sweep; give --seeds N, several --strategy or -c key=a,b,c")
-        runtime = runtime_of(where)
-        checked, notices = checked_runs(runs, runtime)
-        tell(console, notices)
-        begun = Sweep.create(out / (name or dated_name("sweep")), runtime, checked)
-    finish(console, run_sweep(console, begun), tensorboard)
+    axes = parse_axes(config)
+    if named := chosen_strategies(options.strategy or [], axes):
+        axes = {"strategy": named, **axes} if options.strategy else axes
+    runs = grid(Settings(), axes, seeds)
+    if len(runs) == 1:
+        raise ConfigError("one run is no sweep; give --seeds N, several --strategy or -c key=a,b,c")
+    runtime = options.runtime()
+    checked, notices = checked_runs(runs, runtime)
+    tell(console, notices)
+    return Sweep.create(options.path(dated_name("sweep")), runtime, checked)

@@ -2,6 +2,7 @@
 
 from fedeff.clients.app import BlockClientApp, client_app
 from fedeff.clients.block import obstacle_to_vectorising, train_block
+from fedeff.clients.coding import codec_mod
 from fedeff.clients.data import ClientData
 from fedeff.clients.evaluation import Score, evaluate
 from fedeff.clients.loop import train_loop
@@ -14,6 +15,7 @@ __all__ = [
     "Score",
     "Trained",
     "client_app",
+    "codec_mod",
     "evaluate",
     "obstacle_to_vectorising",
     "train_block",

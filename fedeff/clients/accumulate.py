@@ -6,7 +6,7 @@ those gathered so far point, sending can wait. The server decides, from one cosi
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,12 +23,17 @@ __all__ = ["Accumulated", "Gradient", "added", "agreements", "mean_gradient", "m
 
 @dataclass(frozen=True)
 class Gradient:
-    """A mean gradient by array key (of parameters that are trained), and the mean loss it is of."""
+    """A mean gradient by array key (of parameters that are trained), and the mean loss it is of.
+
+    `buffers` are the model's after the passes forward, such as running statistics: they move without
+    a gradient.
+    """
 
     arrays: dict[str, Array]
     loss: float
     steps: int
     examples: int
+    buffers: dict[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ def mean_gradient(
     """The mean over `training.steps` mini-batches (1 if that is 0) of the loss's gradient at `arrays`.
 
     No step is taken: optimiser, weight decay and the FedProx term play no part. Dropout is on, as
-    in training. `model` is overwritten. Raises ConfigError where the arrays do not fit it.
+    in training, and running statistics move. `model` is overwritten. Raises ConfigError where the
+    arrays do not fit it.
     """
     load_weights(model, arrays)
     own = {key: p for key, p in model.named_parameters() if p.requires_grad}
@@ -61,7 +67,8 @@ def mean_gradient(
         total, seen = total + float(loss) * count, seen + count
     torch._foreach_div_(sums, work.steps)
     means = {key: values.contiguous().cpu().numpy() for key, values in zip(own, sums, strict=True)}
-    return Gradient(means, total / seen, work.steps, len(samples))
+    buffers = {key: b.cpu().numpy().copy() for key, b in model.named_buffers() if key in arrays}
+    return Gradient(means, total / seen, work.steps, len(samples), buffers)
 
 
 def agreements(
@@ -89,7 +96,7 @@ def added(accumulated: Accumulated, gradient: Mapping[str, Array], keys: Sequenc
 
 
 def means(accumulated: Accumulated, weights: Mapping[str, Array], layers: Iterable[str]) -> dict[str, Array]:
-    """The mean gradient of the layers' arrays; zeros for buffers and frozen parameters, which have none."""
+    """The mean gradient of the layers' arrays; zeros for those that have none, such as frozen parameters."""
     members, found = group_layers(weights), {}
     for layer in layers:
         for key in members[layer]:
@@ -113,5 +120,11 @@ def without(accumulated: Accumulated, layers: Iterable[str]) -> Accumulated:
 
 def _cosine(first: Mapping[str, Array], second: Mapping[str, Array], keys: Sequence[str]) -> float:
     pairs = [(first[key].ravel().astype(np.float64), second[key].ravel().astype(np.float64)) for key in keys]
-    lengths = math.sqrt(sum(float(a @ a) for a, _ in pairs)) * math.sqrt(sum(float(b @ b) for _, b in pairs))
-    return sum(float(a @ b) for a, b in pairs) / lengths if lengths else 1.0
+    lengths = math.sqrt(sum(_dot(a, a) for a, _ in pairs)) * math.sqrt(sum(_dot(b, b) for _, b in pairs))
+    return sum(_dot(a, b) for a, b in pairs) / lengths if lengths else 1.0
+
+
+def _dot(first: Array, second: Array) -> float:
+    """The inner product of two vectors, always in the same order."""
+    # `first @ second` is a call of BLAS, whose order of additions depends on its number of threads.
+    return float(np.einsum("i,i->", first, second))

@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, ParamSpec
+from dataclasses import replace
+from typing import Literal, ParamSpec
 
 import numpy as np
-import torch
 from flwr.app import Context, Message, MessageType
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
@@ -13,16 +13,20 @@ from torch import nn
 
 from fedeff.clients.accumulate import mean_gradient
 from fedeff.clients.block import obstacle_to_vectorising, train_block, vectorising_pays
+from fedeff.clients.coding import codec_mod, coded_block
 from fedeff.clients.curvature import largest_eigenvalue
 from fedeff.clients.data import ClientData, Samples, SampleStore
 from fedeff.clients.evaluation import evaluate
 from fedeff.clients.loop import train_loop
 from fedeff.clients.messages import Request, read_request
+from fedeff.clients.penalty import Penalty
 from fedeff.clients.replies import curvature_reply, evaluate_reply
 from fedeff.clients.training import LocalTraining
 from fedeff.clients.turn import Turn, accumulate_reply, begin, train_reply
+from fedeff.clients.versions import BuiltModel, BuiltModels
 from fedeff.core.errors import ConfigError, unknown_name
 from fedeff.core.rng import generator
+from fedeff.models import Structure
 
 __all__ = ["BlockClientApp", "client_app"]
 
@@ -43,6 +47,7 @@ def client_app(
     seed: int = 0,
     vectorise: Vectorise = "auto",
     mods: Sequence[Mod] = (),
+    penalty: Callable[[nn.Module], Penalty | None] | None = None,
 ) -> "BlockClientApp":
     """A ClientApp around local training.
 
@@ -53,7 +58,9 @@ def client_app(
     `vectorise` says what `run_block` does: "always" trains blocks by `train_block` (ConfigError
     for each client where the model does not allow it), "never" by the plain loop, "auto" by
     whichever is faster for this kind of model. `mods` are Flower mods around every message; with
-    any of them clients go one by one.
+    any of them clients go one by one. `penalty(module)` gives a penalty on the weights of a module, such as
+    `Sparsity(...).remaining` does, or None; it is made anew for each structure that a message names, and left
+    out where a message says `penalty: false`.
 
     >>> from fedeff.models import build
     >>> def data(partition, partitions):
@@ -61,7 +68,7 @@ def client_app(
     ...     return ClientData(rng.random((60, 1, 28, 28), np.float32), rng.integers(0, 10, 60))
     >>> app = client_app(lambda: build("mlp"), data, LocalTraining(learning_rate=0.1))
     """
-    return BlockClientApp(model, data, training, seed=seed, vectorise=vectorise, mods=mods)
+    return BlockClientApp(model, data, training, seed=seed, vectorise=vectorise, mods=mods, penalty=penalty)
 
 
 class BlockClientApp(ClientApp):
@@ -76,16 +83,16 @@ class BlockClientApp(ClientApp):
         seed: int = 0,
         vectorise: Vectorise = "auto",
         mods: Sequence[Mod] = (),
+        penalty: Callable[[nn.Module], Penalty | None] | None = None,
     ) -> None:
         super().__init__(mods=list(mods))
         if vectorise not in _VECTORISE:
             raise unknown_name("value of vectorise", vectorise, _VECTORISE)
         if seed < 0:
             raise ConfigError(f"seed is {seed!r}; it must be a whole number of at least 0")
-        self._make_model, self._training = model, training
+        self._training = training
+        self._models = BuiltModels(model, training.device, penalty)
         self._seed, self._vectorise, self._has_mods = seed, vectorise, bool(mods)
-        self._model: nn.Module | None = None
-        self._keys: tuple[str, ...] = ()  # of the model's arrays, once it is built
         self._store = SampleStore(data)
         self._warned = False
         self.train()(self._train_one)
@@ -100,15 +107,20 @@ class BlockClientApp(ClientApp):
         self, messages: Sequence[Message], contexts: Sequence[Context]
     ) -> list[Message | Exception]:
         """One result per message, in order: its reply, or the exception that its client raised."""
+        return coded_block(self._run_block, messages, contexts)
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """The client's reply to one message."""
+        return codec_mod(message, context, super().__call__)
+
+    def _run_block(
+        self, messages: Sequence[Message], contexts: Sequence[Context]
+    ) -> list[Message | Exception]:
         results = self._train_in_blocks(messages, contexts) if self._blocks_wanted() else {}
         return [
             results[position] if position in results else _attempt(self, message, context)
             for position, (message, context) in enumerate(zip(messages, contexts, strict=True))
         ]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What travels to another process: all but the model, which is built anew there."""
-        return {**self.__dict__, "_model": None, "_keys": ()}
 
     def _train_one(self, message: Message, context: Context) -> Message:
         turn = self._begin(message, context)
@@ -117,7 +129,8 @@ class BlockClientApp(ClientApp):
         samples = self._samples(turn.request)
         if turn.request.procedure == "curvature":
             return self._curvature(turn, samples)
-        work = (self._module(), turn.weights, samples, turn.request.training, self._generator(turn.request))
+        model, request = self._model(turn.request.structure).module, turn.request
+        work = (model, turn.weights, samples, request.training, self._generator(request))
         if turn.request.procedure == "accumulate":
             return accumulate_reply(turn, mean_gradient(*work))
         return train_reply(turn, train_loop(*work, turn.moments))
@@ -125,13 +138,15 @@ class BlockClientApp(ClientApp):
     def _curvature(self, turn: Turn, samples: Samples) -> Message:
         request = turn.request
         rng = self._generator(request, "curvature")
+        model = self._model(request.structure).module
         eigenvalue = largest_eigenvalue(
-            self._module(), turn.weights, samples, iterations=request.power_iterations, rng=rng
+            model, turn.weights, samples, iterations=request.power_iterations, rng=rng
         )
         return curvature_reply(request, eigenvalue, len(samples))
 
     def _evaluate_one(self, message: Message, context: Context) -> Message:
-        request, model = read_request(message, context, self._training), self._module()
+        request = read_request(message, context, self._training)
+        model = self._model(request.structure).module
         samples = self._store.test(request.partition, request.partitions, self._training.device)
         return evaluate_reply(request, evaluate(model, request.arrays, samples))
 
@@ -142,7 +157,7 @@ class BlockClientApp(ClientApp):
         goes by the loop.
         """
         results: Results = {}
-        groups: dict[LocalTraining, list[Member]] = {}
+        groups: dict[tuple[LocalTraining, str], list[Member]] = {}
         for position, (message, context) in enumerate(zip(messages, contexts, strict=True)):
             if message.metadata.message_type != MessageType.TRAIN:
                 continue
@@ -152,20 +167,23 @@ class BlockClientApp(ClientApp):
                     results[position] = turn
                 elif turn.request.procedure == "train":
                     member = (position, turn, self._samples(turn.request))
-                    groups.setdefault(turn.request.training, []).append(member)
+                    alike = turn.request.training, turn.request.structure.json
+                    groups.setdefault(alike, []).append(member)
             except Exception as error:
                 results[position] = error
-        for training, members in groups.items():
-            if len(members) > 1 or self._vectorise == "always":
-                results.update(self._train_block(training, members))
+        for (training, _), members in groups.items():
+            model = self._model(members[0][1].request.structure).module
+            wanted = len(members) > 1 and obstacle_to_vectorising(model, training) is None
+            if wanted or self._vectorise == "always":
+                results.update(self._train_block(model, training, members))
         return results
 
-    def _train_block(self, training: LocalTraining, members: Sequence[Member]) -> Results:
+    def _train_block(self, model: nn.Module, training: LocalTraining, members: Sequence[Member]) -> Results:
         positions, turns, samples = zip(*members, strict=True)
         rngs = [self._generator(turn.request) for turn in turns]
         weights, moments = [turn.weights for turn in turns], [turn.moments for turn in turns]
         try:
-            trained = train_block(self._module(), weights, samples, training, rngs, moments)
+            trained = train_block(model, weights, samples, training, rngs, moments)
         except Exception as error:
             if self._vectorise == "always":
                 return dict.fromkeys(positions, error)
@@ -181,7 +199,7 @@ class BlockClientApp(ClientApp):
             return False
         if self._vectorise == "always":
             return True
-        model, training = self._module(), self._training
+        model, training = self._model(Structure()).module, self._training
         return obstacle_to_vectorising(model, training) is None and vectorising_pays(model, training.device)
 
     def _warn_of_loop(self, error: Exception) -> None:
@@ -191,8 +209,11 @@ class BlockClientApp(ClientApp):
             self._warned = True
 
     def _begin(self, message: Message, context: Context) -> Turn | Message:
-        self._module()
-        return begin(read_request(message, context, self._training), context, self._keys)
+        request = read_request(message, context, self._training)
+        model = self._model(request.structure)
+        if model.penalty is not None and request.penalised:
+            request = replace(request, training=replace(request.training, penalty=model.penalty))
+        return begin(request, context, model.keys)
 
     def _samples(self, request: Request) -> Samples:
         return self._store.train(request.partition, request.partitions, request.training.device)
@@ -200,26 +221,9 @@ class BlockClientApp(ClientApp):
     def _generator(self, request: Request, purpose: str = "batches") -> np.random.Generator:
         return generator(self._seed, purpose=purpose, round=request.server_round, client=request.partition)
 
-    def _module(self) -> nn.Module:
-        """The model of this process, built at first use."""
-        if self._model is None:
-            self._model = _placed(self._make_model(), self._training.device)
-            self._keys = tuple(self._model.state_dict())
-        return self._model
-
-
-def _placed(model: nn.Module, device: str) -> nn.Module:
-    """The model on its device, laid out for it; on a CPU this process is set to one torch thread."""
-    kind = torch.device(device).type
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r} was asked for, but torch sees no GPU here; use device 'cpu'")
-    if kind == "cpu":
-        # Clients run side by side in processes; a second thread would also change the sums.
-        torch.set_num_threads(1)
-    model = model.to(device)
-    if any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
+    def _model(self, structure: Structure) -> BuiltModel:
+        """The model of this process that has such a structure."""
+        return self._models.of(structure)
 
 
 def _attempt(work: Callable[_P, Message], *args: _P.args, **kwargs: _P.kwargs) -> Message | Exception:

@@ -49,9 +49,10 @@ def train_block(
     """What `train_loop` gives for each client in turn, to 1e-5, computed for all of them at once.
 
     `model` lends its forward pass; its own weights are neither read nor written. Not for models
-    with dropout, buffers or data-dependent control flow, nor for autocast; slower than the loop
-    where `vectorising_pays` is false. Raises ConfigError for dropout, buffers and autocast, for
-    arrays that do not fit the model, and for a client without samples.
+    with dropout, buffers or data-dependent control flow, nor for all that LocalTraining can ask (see
+    `obstacle_to_vectorising`); slower than the loop where `vectorising_pays` is false. Raises
+    ConfigError for such models and training, for arrays that do not fit the model, and for a client
+    without samples.
     """
     if obstacle := obstacle_to_vectorising(model, training):
         raise ConfigError(
@@ -78,12 +79,24 @@ def train_block(
 
 def obstacle_to_vectorising(model: nn.Module, training: LocalTraining) -> str | None:
     """Why this model or training goes by the plain loop alone, or None."""
-    if training.autocast:
-        return "autocast is on"
+    if obstacle := _obstacle_of_training(training):
+        return obstacle
     if has_dropout(model):
         return "it has dropout"
     if any(True for _ in model.buffers()):
         return "it has buffers (such as the running statistics of BatchNorm; GroupNorm has none)"
+    return None
+
+
+def _obstacle_of_training(training: LocalTraining) -> str | None:
+    if training.autocast:
+        return "autocast is on"
+    if training.penalty is not None:
+        return "it has a penalty, which sees one client's weights at a time"
+    if training.optimizer == "slim-qn":
+        return "optimizer slim-qn has a curvature for each client"
+    if training.perturbation != "none":
+        return f"perturbation {training.perturbation} draws noise for each client"
     return None
 
 
@@ -113,10 +126,10 @@ class _Chunk:
         stack = {key: self._stacked(key, parameter).to(device) for key, parameter in state.items()}
         trained = [key for key, parameter in state.items() if parameter.requires_grad]
         forward = torch.func.vmap(lambda weights, x: torch.func.functional_call(model, weights, (x,)))
-        optimiser = Optimiser(training, [stack[key] for key in trained], len(self.plans))
+        optimiser = Optimiser(training, trained, [stack[key] for key in trained], len(self.plans))
         for client, kept in enumerate(self.moments):
             if kept is not None:
-                optimiser.resume(trained, kept, client)
+                optimiser.resume(kept, client)
         totals = torch.zeros(len(self.plans), device=device)
         model.train()
         active, leaves = -1, {}
@@ -129,7 +142,7 @@ class _Chunk:
             optimiser.step(own, torch.autograd.grad(losses.sum(), own))
             totals[:active] += losses.detach() * step.counts
         after = [
-            None if kept is None else optimiser.gathered(trained, len(plan), client)
+            None if kept is None else optimiser.gathered(len(plan), client)
             for client, (kept, plan) in enumerate(zip(self.moments, self.plans, strict=True))
         ]
         return self._results(stack, totals, after)

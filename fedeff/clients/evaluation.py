@@ -27,7 +27,12 @@ class Score:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, arrays: Mapping[str, Array], samples: Samples) -> Score:
-    """The score of the model `arrays` on the samples; `model` is overwritten with it."""
+    """The score of the model `arrays` on the samples; `model` is overwritten with it.
+
+    Without samples it is 0 over 0 examples, which weighs nothing in a mean.
+    """
+    if not len(samples):
+        return Score(0.0, 0.0, 0)
     load_weights(model, arrays)
     model.eval()
     loss = right = torch.zeros((), dtype=torch.float64, device=samples.y.device)

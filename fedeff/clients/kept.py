@@ -28,9 +28,9 @@ class Kept:
     """A client's local model after the round `tag`, and what goes with it.
 
     `metrics` and `reply` are what it answered then; `reply` is None where the model or `sent` says
-    it. `sent` holds what was sent in earlier rounds of the cycle and not corrected since. `accumulated`
+    it. `sent` holds what was sent since the whole model came and is not corrected yet. `accumulated`
     holds sums of gradients by array key, `counts` how many of them by layer. An optimizer's moments
-    outlive cycles.
+    outlive cycles. All of it is of one version of the model, `model_version`, and of no worth to another.
     """
 
     tag: Tag | None = None
@@ -44,6 +44,7 @@ class Kept:
     optimizer: str = ""
     optimizer_steps: int = 0
     optimizer_records: tuple[ArrayRecord, ...] = ()
+    model_version: int = 0
 
     def moments(self) -> Moments:
         """The optimizer's moments, none if none were kept."""
@@ -68,7 +69,12 @@ class Kept:
             optimizer=self.optimizer,
             optimizer_steps=self.optimizer_steps,
             optimizer_records=self.optimizer_records,
+            model_version=self.model_version,
         )
+
+    def of_version(self, model_version: int) -> "Kept":
+        """What of this is worth anything to a version of the model: nothing, unless it is of that version."""
+        return self if self.model_version == model_version else Kept(model_version=model_version)
 
 
 def read_kept(state: RecordDict) -> Kept:
@@ -76,7 +82,8 @@ def read_kept(state: RecordDict) -> Kept:
     session = state.get(_SESSION)
     if not isinstance(session, ConfigRecord):
         return Kept()
-    kept = _with_kept_moments(Kept(), session, state)
+    version = cast(int, session.get("model-version", 0))
+    kept = _with_kept_moments(Kept(model_version=version), session, state)
     model, metrics = state.get(_MODEL), state.get(_METRICS)
     if not isinstance(model, ArrayRecord) or not isinstance(metrics, MetricRecord) or "cycle" not in session:
         return kept
@@ -115,6 +122,8 @@ def write_kept(state: RecordDict, kept: Kept) -> None:
 def _session(kept: Kept) -> ConfigRecord:
     """The plain values; lists only where there is something to list, as Flower counts no empty ones."""
     record = ConfigRecord()
+    if kept.model_version:
+        record["model-version"] = kept.model_version
     if kept.tag is not None:
         record["cycle"], record["cycle-round"] = kept.tag
     if kept.versions:

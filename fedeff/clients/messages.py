@@ -1,7 +1,7 @@
 """What a request asks of a client, read from a message and checked."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
@@ -9,7 +9,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from fedeff.clients.training import Array, LocalTraining
 from fedeff.core.errors import ConfigError, unknown_name
 from fedeff.core.layers import decode_record
+from fedeff.core.lists import NO_PART, NO_ROUND, entries
 from fedeff.core.parts import key_of, shape_of
+from fedeff.models import Structure
 
 __all__ = ["CycleRequest", "Procedure", "ReplyWith", "Request", "Tag", "parts_due", "read_request"]
 
@@ -27,8 +29,8 @@ class CycleRequest:
     """What a client that keeps its local model is asked beside the training.
 
     `layer_versions` are those of the server's layers once the message is applied, one per layer;
-    None where it does not say. With `keep_sent` the client keeps what it sends. `correction` holds
-    parts to add, less what was sent in the rounds `corrects`.
+    None where it does not say. With `keep_sent` the client keeps what it sends, until it is corrected
+    or the whole model comes. `correction` holds parts to add, less what was sent in the rounds `corrects`.
     """
 
     tag: Tag
@@ -54,6 +56,8 @@ class Request:
     power_iterations: int = 20  # of the procedure "curvature"
     keep_optimizer: bool = False
     cycle: CycleRequest | None = None  # None: the client keeps no model
+    structure: Structure = field(default_factory=Structure)  # of the model that the arrays are of
+    penalised: bool = True  # whether the client's penalty, if it has one, is part of its loss
 
 
 def read_request(message: Message, context: Context, training: LocalTraining) -> Request:
@@ -84,6 +88,8 @@ def read_request(message: Message, context: Context, training: LocalTraining) ->
         _whole(config, "power-iterations", 20, least=1),
         _flag(config, "keep-optimizer"),
         _cycle(config, message),
+        _structure(config),
+        _flag(config, "penalty", default=True),
     )
     _check_procedure(request)
     return request
@@ -125,6 +131,20 @@ def _check_procedure(request: Request) -> None:
         )
 
 
+def _structure(config: Config) -> Structure:
+    """The structure of the model's version; version 0 is the model as the client builds it."""
+    version, text = _whole(config, "model-version", 0, least=0), config.get("structure", "{}")
+    if not isinstance(text, str):
+        raise ConfigError(f"structure is {text!r}; it must be the JSON that Structure.json holds")
+    structure = Structure.from_json(text)
+    if structure.version != version:
+        raise ConfigError(
+            f"the message is of model version {version}, its structure of version {structure.version}; "
+            "send both of the same version with every message"
+        )
+    return structure
+
+
 def _cycle(config: Config, message: Message) -> CycleRequest | None:
     present = [key for key in ("cycle", "cycle-round") if key in config]
     if not present:
@@ -143,7 +163,7 @@ def _cycle(config: Config, message: Message) -> CycleRequest | None:
         (_whole(config, "cycle", 0, least=0), _whole(config, "cycle-round", 0, least=0)),
         versions,
         _flag(config, "keep-sent"),
-        tuple(dict.fromkeys(_numbers(config, "corrects"))),
+        tuple(dict.fromkeys(_numbers(config, "corrects", nothing=NO_ROUND))),
         _correction(config, message),
     )
 
@@ -155,7 +175,7 @@ def _correction(config: Config, message: Message) -> dict[str, Array]:
     if record and "corrects" not in config:
         raise ConfigError(
             "the message has a correction but not the rounds that it corrects; send corrects, "
-            "which may be an empty list"
+            f"[{NO_ROUND}] for none"
         )
     return decode_record(record)
 
@@ -177,8 +197,8 @@ def _whole(config: Config, key: str, default: int, *, least: int) -> int:
     return value
 
 
-def _flag(config: Config, key: str) -> bool:
-    value = config.get(key, False)
+def _flag(config: Config, key: str, *, default: bool = False) -> bool:
+    value = config.get(key, default)
     if not isinstance(value, bool):
         raise ConfigError(f"{key} is {value!r}; it must be true or false")
     return value
@@ -192,11 +212,13 @@ def _choice(config: Config, key: str, known: Sequence[str]) -> str:
     return value
 
 
-def _numbers(config: Config, key: str) -> tuple[int, ...]:
-    values = config.get(key, [])
-    if not isinstance(values, list) or not all(type(value) is int and value >= 0 for value in values):
-        raise ConfigError(f"{key} is {values!r}; it must be a list of whole numbers of at least 0")
-    return tuple(cast(list[int], values))
+def _numbers(config: Config, key: str, nothing: int | None = None) -> tuple[int, ...]:
+    given = config.get(key, [])
+    values: tuple[Any, ...] = tuple(given) if isinstance(given, list) else (None,)
+    values = values if nothing is None else entries(values, nothing)
+    if not all(type(value) is int and value >= 0 for value in values):
+        raise ConfigError(f"{key} is {given!r}; it must be a list of whole numbers of at least 0")
+    return values
 
 
 def _layers_due(config: Config) -> tuple[str, ...] | None:
@@ -205,4 +227,4 @@ def _layers_due(config: Config) -> tuple[str, ...] | None:
         return None
     if not isinstance(due, list) or not all(isinstance(part, str) for part in due):
         raise ConfigError(f"layers-due is {due!r}; it must be a list of array keys, or parts of arrays")
-    return tuple(dict.fromkeys(cast(list[str], due)))
+    return tuple(dict.fromkeys(entries(cast(list[str], due), NO_PART)))

@@ -45,10 +45,12 @@ def begin(request: Request, context: Context, keys: Sequence[str]) -> Turn | Mes
     """The turn that a request asks for, or the reply where there is nothing to work on.
 
     That is a repeated request, which is answered again from what was kept, and one that what was
-    kept does not fit, which is answered with need-full. `keys` are those of the model's arrays.
+    kept does not fit, which is answered with need-full; what was kept of another version of the model
+    never fits. `keys` are those of the model's arrays.
     """
     cycle = request.cycle
     kept = _NOTHING if cycle is None and not request.keep_optimizer else read_kept(context.state)
+    kept = kept.of_version(request.structure.version)
     weights: Mapping[str, Array] | None = request.arrays
     if cycle is not None:
         if kept.tag == cycle.tag:
@@ -57,6 +59,8 @@ def begin(request: Request, context: Context, keys: Sequence[str]) -> Turn | Mes
         kept = kept.in_cycle(cycle.tag[0])
         if weights is None:
             return need_full_reply(request)
+        if request.arrays.keys() >= set(keys):  # of what was sent before nothing is left in the weights
+            kept = replace(kept, sent={})
     assert weights is not None
     due = None if request.layers_due is None else parts_due(request, weights)
     return Turn(request, context, kept, weights, due)
@@ -87,13 +91,15 @@ def train_reply(turn: Turn, trained: Trained, *, hold: bool = False) -> Message:
 def accumulate_reply(turn: Turn, gradient: Gradient) -> Message:
     """The layers' agreements with one gradient more, and the mean gradients that are due.
 
-    Layers of which any part is due begin to accumulate anew. Raises ReplyError where the loss or
-    the gradient is not finite.
+    Buffers, which have no gradient, are sent as they are and told apart by a metric `value:KEY`; the
+    client keeps them between rounds. Layers of which any part is due begin to accumulate anew. Raises
+    ReplyError where the loss or the gradient is not finite.
     """
     request, cycle, keys = turn.request, turn.request.cycle, tuple(turn.weights)
     assert cycle is not None
     sums = {} if turn.kept.accumulated is None else decode_record(turn.kept.accumulated)
     before = Accumulated(sums, turn.kept.counts)
+    local = {**turn.weights, **gradient.buffers}
     agreed = agreements(before, gradient.arrays, keys)
     if not all(abs(value) < float("inf") for value in (gradient.loss, *agreed.values())):
         raise diverged(request, gradient.loss)
@@ -103,16 +109,17 @@ def accumulate_reply(turn: Turn, gradient: Gradient) -> Message:
         "partition-id": request.partition,
         "train-loss": gradient.loss,
         **{f"agreement:{layer}": value for layer, value in agreed.items()},
+        **{f"value:{key}": 1 for key in gradient.buffers},
     }
     due = keys if turn.due is None else turn.due
     named = {layer_of(key_of(part)) for part in due}
     layers = [layer for layer in group_layers(keys) if layer in named]
     after = added(before, gradient.arrays, keys)
-    reply = encode_record(take(means(after, turn.weights, layers), due))
+    reply = encode_record(take({**means(after, turn.weights, layers), **gradient.buffers}, due))
     left = without(after, layers)
     sums_left = encode_record(left.sums) if left.sums else None
     kept = replace(turn.kept, accumulated=sums_left, counts=left.counts)
-    kept = _after(kept, cycle, encode_record(turn.weights), metrics, reply, told_by_model=False)
+    kept = _after(kept, cycle, encode_record(local), metrics, reply, told_by_model=False)
     write_kept(turn.context.state, kept)
     return reply_of(request, reply, metrics)
 

@@ -41,6 +41,7 @@ __all__ = [
     "CLIENT_CRASHED",
     "CLIENT_RAISED",
     "NODE_UNAVAILABLE",
+    "REPLY_UNAVAILABLE",
     "Blobs",
     "PackedContent",
     "Run",
@@ -60,11 +61,14 @@ __all__ = [
     "set_task_identity",
     "set_up_logging",
     "unpack_content",
+    "with_content",
+    "with_error",
 ]
 
 CLIENT_RAISED: int = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 CLIENT_CRASHED: int = ErrorCode.CLIENT_APP_CRASHED
 NODE_UNAVAILABLE: int = ErrorCode.NODE_UNAVAILABLE
+REPLY_UNAVAILABLE: int = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
 
 # A record as plain values: its key, its kind, and its items. An array's data is in-line bytes, or
 # the position of its bytes in a list that travels beside it.
@@ -124,6 +128,23 @@ def message_from(metadata: dict[str, Any], content: RecordDict | None, error: Er
     message = Message.__new__(Message)
     message.__dict__.update(_metadata=copied, _content=content, _error=error)
     return message
+
+
+def with_content(message: Message, content: RecordDict) -> Message:
+    """The message with another content, and the same metadata object.
+
+    So an id that a Grid gives the one when it sends it is the other's too.
+    """
+    changed = Message.__new__(Message)
+    changed.__dict__.update(_metadata=message.metadata, _content=content, _error=None)
+    return changed
+
+
+def with_error(reply: Message, code: int, reason: str) -> Message:
+    """The reply with an error in place of its content, and the same metadata object."""
+    changed = Message.__new__(Message)
+    changed.__dict__.update(_metadata=reply.metadata, _content=None, _error=Error(code, reason))
+    return changed
 
 
 def error_reply(request: Message, code: int, reason: str) -> Message:

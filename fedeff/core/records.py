@@ -109,6 +109,7 @@ class RoundRecord:
     refused: int = 0  # these three are as in `Aggregation`
     need_full: int = 0
     synchronised: tuple[str, ...] = ()
+    parameters: int | None = None  # entries of the global model's arrays; None where they are not known
 
     def __post_init__(self) -> None:
         _check_counts(self)
@@ -158,6 +159,7 @@ def merge_exchanges(
     loss: float | None = None,
     wall_s: float | None = None,
     aggregation: Aggregation | None = None,
+    parameters: int | None = None,
 ) -> RoundRecord:
     """The record of one round from its exchanges, with totals that continue those of `previous`.
 
@@ -203,6 +205,7 @@ def merge_exchanges(
         refused=done.refused,
         need_full=done.need_full,
         synchronised=done.synchronised,
+        parameters=parameters,
     )
 
 

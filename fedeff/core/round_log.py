@@ -60,6 +60,7 @@ class RoundLog:
         accuracy: float | None = None,
         loss: float | None = None,
         aggregation: Aggregation | None = None,
+        parameters: int | None = None,
     ) -> RoundRecord:
         """Write and return the record of the open round; its wall time starts at the last close."""
         now_s = self._timer()
@@ -71,6 +72,7 @@ class RoundLog:
             loss=loss,
             wall_s=now_s - self._opened_s,
             aggregation=aggregation,
+            parameters=parameters,
         )
         if self.path is not None:
             append_round(self.path, record)

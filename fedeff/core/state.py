@@ -81,6 +81,11 @@ class StateStore:
         _replace(self._folder() / "checkpoint.json.tmp", self._folder() / f"checkpoint-{round}.json", listing)
         self._drop_older(round)
 
+    @property
+    def checkpointed(self) -> bool:
+        """Whether there is a checkpoint to go back to: none before the first one and after `discard`."""
+        return self._directory is not None and any(self._directory.glob("checkpoint-*.json"))
+
     def restore(self, round: int) -> None:
         """Go back to the states of `checkpoint(round)`."""
         path = self._folder() / f"checkpoint-{round}.json"

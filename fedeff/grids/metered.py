@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from flwr.app import Message, MetricRecord
+from flwr.app import Message, Metadata, MetricRecord
 from flwr.serverapp import Grid
 
 from fedeff.core.layers import payload_bytes
@@ -39,9 +39,12 @@ class MeteredGrid(PassingGrid):
     Works under any strategy: replies pass through untouched, a list as that list and an iterator
     one by one. The record of an iterator is made when it is exhausted, closed or forgotten, so a
     strategy that stops early is recorded with the rest of its cohort as missing. `push_messages` and
-    `pull_messages` give one record per kind of message for each pull that brought replies; what was
-    pushed and never answered is recorded as missing by `close`. Nothing is recorded where nothing
-    was sent.
+    `pull_messages` give one record per kind of message for each pull that brought replies, or before
+    which virtual time had passed; what was pushed and never answered is recorded as missing by `close`,
+    which whoever owns the run calls at its end. A message that could not be pushed is an error without
+    bytes. Nothing is recorded where nothing was sent.
+
+    A record's virtual seconds are those since the one before it: together they are what the clock shows.
 
     Bytes are payload, `sum(len(array.data))`, per message; a reply that carries an error has none.
     Attributes that Flower's Grid does not have are those of the wrapped grid.
@@ -62,36 +65,40 @@ class MeteredGrid(PassingGrid):
         self.exchanges: list[Exchange] = []
         self._emit = self.exchanges.append if on_exchange is None else on_exchange
         self._clock = clock
-        self._recorded_s = 0.0  # virtual: an evaluation while messages are under way counts once
+        self._recorded_s = math.nan  # up to when virtual time is recorded; NaN: nothing was sent yet
         self._round = 0
         self._pushed: dict[str, _Tally] = {}
+        self._kinds: dict[str, str] = {}  # of messages pushed and not answered, by id
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Send and receive through the wrapped grid; counts as replies are read."""
-        tally = _Tally(self._clock)
+        tally = self._begun(_Tally())
 
         def sent(message: Message) -> None:
             if tally.sent == 0:
                 tally.kind, tally.server_round = _kind(message), self._round_of(message, first=True)
-            tally.add_sent(message)
+            tally.add_sent(_payload(message))
 
         replies = self.grid.send_and_receive(_observed(messages, sent), timeout=timeout)
         return _metered(replies, tally.add_reply, lambda: self._record(tally, missing=tally.outstanding))
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Push through the wrapped grid; what was sent is recorded at once."""
-        kinds: set[str] = set()
+        seen: list[tuple[Metadata, str, int]] = []  # kind and bytes; the grid is about to give an id
+        kinds: dict[str, None] = {}
 
-        def sent(message: Message) -> None:
+        def see(message: Message) -> None:
             kind = _kind(message)
-            tally = self._pushed.setdefault(kind, _Tally(self._clock, kind=kind, pushed=True))
-            tally.server_round = self._round_of(message, first=kind not in kinds)
-            tally.add_sent(message)
-            kinds.add(kind)
+            self._tally(kind).server_round = self._round_of(message, first=kind not in kinds)
+            seen.append((message.metadata, kind, _payload(message)))
+            kinds[kind] = None
 
-        message_ids = list(self.grid.push_messages(_observed(messages, sent)))
+        message_ids = list(self.grid.push_messages(_observed(messages, see)))
+        sent = set(message_ids)  # Flower's grids leave out what they could not send, or give None for it
+        for metadata, kind, size in seen:
+            self._note(metadata.message_id, kind, size if metadata.message_id in sent else None)
         for kind in kinds:
             self._record_and_go_on(kind)
         return message_ids
@@ -100,9 +107,9 @@ class MeteredGrid(PassingGrid):
         """Pull through the wrapped grid; replies are recorded once they have been read."""
 
         def arrived(reply: Message) -> None:
-            kind = _kind(reply)
-            self._pushed.setdefault(kind, _Tally(self._clock, kind, self._round, pushed=True))
-            self._pushed[kind].add_reply(reply)
+            # The error that a SuperLink answers for a client is of a kind of its own.
+            kind = self._kinds.pop(reply.metadata.reply_to_message_id, None) or _kind(reply)
+            self._tally(kind).add_reply(reply)
 
         return _metered(self.grid.pull_messages(message_ids), arrived, self._record_pulled)
 
@@ -112,10 +119,31 @@ class MeteredGrid(PassingGrid):
         for tally in pushed.values():
             self._record(tally, missing=tally.outstanding)
 
+    def _tally(self, kind: str) -> "_Tally":
+        """The open count of what is pushed of a kind."""
+        if kind not in self._pushed:
+            self._pushed[kind] = self._begun(_Tally(kind, self._round, pushed=True))
+        return self._pushed[kind]
+
+    def _begun(self, tally: "_Tally") -> "_Tally":
+        """The tally; with the first one begins the time that is recorded."""
+        if self._clock and math.isnan(self._recorded_s):
+            self._recorded_s = self._clock.now_s
+        return tally
+
+    def _note(self, message_id: str, kind: str, size: int | None) -> None:
+        """Count a message that was pushed; `size` None: that could not be."""
+        if size is None:
+            self._tally(kind).add_unsent()
+        else:
+            self._tally(kind).add_sent(size)
+            self._kinds[message_id] = kind
+
     def _record_pulled(self) -> None:
-        for kind, tally in list(self._pushed.items()):
-            if tally.replied:
-                self._record_and_go_on(kind)
+        replied = [kind for kind, tally in self._pushed.items() if tally.replied]
+        waited = [kind for kind, tally in self._pushed.items() if tally.outstanding and self._passed_s]
+        for kind in replied or waited[:1]:  # a wait in vain belongs to the round that waited
+            self._record_and_go_on(kind)
 
     def _record_and_go_on(self, kind: str) -> None:
         tally = self._pushed[kind]
@@ -123,10 +151,15 @@ class MeteredGrid(PassingGrid):
         self._record(tally, missing=0)
 
     def _record(self, tally: "_Tally", missing: int) -> None:
-        if tally.sent or tally.replied or missing:
-            tally.virtual_started_s = max(tally.virtual_started_s, self._recorded_s)
-            self._recorded_s = self._clock.now_s if self._clock else 0.0
-            self._emit(tally.exchange(missing))
+        passed_s = self._passed_s
+        if tally.sent or tally.replied or missing or (tally.pushed and passed_s):
+            self._recorded_s = self._clock.now_s if self._clock else math.nan
+            self._emit(tally.exchange(missing, passed_s))
+
+    @property
+    def _passed_s(self) -> float | None:
+        """Virtual seconds since the last record; None without a clock."""
+        return max(0.0, self._clock.now_s - self._recorded_s) if self._clock else None
 
     def _round_of(self, message: Message, first: bool) -> int:
         """The round a message names in its configuration or group; where none is named, sends to train.
@@ -145,6 +178,10 @@ def _kind(message: Message) -> str:
     """`train`, `evaluate` or `query`, without the action that Flower allows after a dot."""
     kind = message.metadata.message_type.partition(".")[0]
     return kind if kind in _KINDS else "query"
+
+
+def _payload(message: Message) -> int:
+    return payload_bytes(message.content) if message.has_content() else 0
 
 
 def _named_round(message: Message) -> int | None:
@@ -219,7 +256,6 @@ class _Replies(Iterator[Message]):
 class _Tally:
     """The running count of one exchange."""
 
-    clock: Clock | None
     kind: str = "query"
     server_round: int = 0
     sent: int = 0
@@ -231,19 +267,19 @@ class _Tally:
     participants: list[int] = field(default_factory=list)
     values: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # (weight, value)
     started_s: float = field(default_factory=time.perf_counter)
-    virtual_started_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.virtual_started_s = self.clock.now_s if self.clock else 0.0
 
     @property
     def replied(self) -> int:
         return len(self.participants) + self.errors
 
-    def add_sent(self, message: Message) -> None:
+    def add_sent(self, size: int) -> None:
         self.sent += 1
         self.outstanding += 1
-        self.downlink_bytes += payload_bytes(message.content) if message.has_content() else 0
+        self.downlink_bytes += size
+
+    def add_unsent(self) -> None:
+        self.sent += 1
+        self.errors += 1
 
     def add_reply(self, reply: Message | Folded) -> None:
         if isinstance(reply, Folded):
@@ -265,7 +301,7 @@ class _Tally:
             if name not in (_WEIGHT, _PARTITION) and math.isfinite(value):
                 self.values.setdefault(name, []).append((weight, value))
 
-    def exchange(self, missing: int) -> Exchange:
+    def exchange(self, missing: int, virtual_s: float | None) -> Exchange:
         return Exchange(
             kind=self.kind,
             server_round=self.server_round,
@@ -276,7 +312,7 @@ class _Tally:
             uplink_bytes=self.uplink_bytes,
             downlink_bytes=self.downlink_bytes,
             wall_s=time.perf_counter() - self.started_s,
-            virtual_s=max(0.0, self.clock.now_s - self.virtual_started_s) if self.clock else None,
+            virtual_s=virtual_s,
             participants=tuple(self.participants),
             metrics=_weighted_means(self.values),
             worst_tenth=_worst_tenth(self.values) if self.kind == "evaluate" else {},
@@ -285,9 +321,7 @@ class _Tally:
 
     def successor(self) -> "_Tally":
         """An empty tally that starts now, with the messages still unanswered."""
-        return _Tally(
-            self.clock, self.kind, self.server_round, outstanding=self.outstanding, pushed=self.pushed
-        )
+        return _Tally(self.kind, self.server_round, outstanding=self.outstanding, pushed=self.pushed)
 
 
 def _metrics(reply: Message) -> dict[str, float]:
@@ -316,12 +350,16 @@ def _weighted_means(values: dict[str, list[tuple[float, float]]]) -> dict[str, f
 
 
 def _worst_tenth(values: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
-    """For losses and scores, known by name: the plain mean over the worst ceil(n / 10) clients."""
+    """For losses and scores, known by name: the plain mean over the worst ceil(n / 10) clients.
+
+    Those without examples have nothing to say.
+    """
     worst = {}
     for name, pairs in values.items():
         high_is_bad = any(word in name.lower() for word in _HIGH_IS_BAD)
         if high_is_bad or any(word in name.lower() for word in _LOW_IS_BAD):
-            ranked = sorted((value for _, value in pairs), reverse=high_is_bad)
+            ranked = sorted((value for weight, value in pairs if weight > 0), reverse=high_is_bad)
             tenth = ranked[: math.ceil(len(ranked) / 10)]
-            worst[name] = math.fsum(tenth) / len(tenth)
+            if tenth:
+                worst[name] = math.fsum(tenth) / len(tenth)
     return worst

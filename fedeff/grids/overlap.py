@@ -8,6 +8,7 @@ from typing import Any
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from fedeff.core.flower import NODE_UNAVAILABLE, error_reply, set_message_id
 from fedeff.grids.cohort import Cohort
 from fedeff.grids.passing import PassingGrid
 
@@ -16,6 +17,7 @@ __all__ = ["Enough", "OverlapGrid"]
 Enough = Callable[[Sequence[Message], int], bool]
 
 _POLL_S = 0.2
+_UNSENT = "the message could not be sent: it is too large for the SuperLink, or its node is gone"
 
 
 class OverlapGrid(PassingGrid):
@@ -28,10 +30,14 @@ class OverlapGrid(PassingGrid):
     a round that sends nothing new, or Flower's way to skip an evaluation. Messages of other kinds, such
     as evaluations, go through the wrapped Grid, and only their own replies come back.
 
-    A reply that never comes is outstanding for good: the strategy's `enough` must not insist on it, or
-    the caller must give a `timeout`. That is in real seconds; in virtual ones over an engine of fedeff with
-    a clock, where a wait also ends as soon as no further reply will come. Grids that answer a pull at once
+    A message that the wrapped Grid could not send, since it is too large or its node is gone, is answered
+    at once with an error. A reply that never comes is outstanding for good: the strategy's `enough` must
+    not insist on it, or the caller must give a `timeout`, in real seconds. Grids that answer a pull at once
     are asked every `poll_s` real seconds.
+
+    Over an engine of fedeff with a clock the `timeout` is in virtual seconds, and nobody waits in real
+    ones: where no further reply comes in time, the wait ends and sets the clock to where it would have
+    ended; without a `timeout` it would last for ever, so the clock stays where it is.
 
     Attributes that Flower's Grid does not have are those of the wrapped grid.
     """
@@ -41,6 +47,7 @@ class OverlapGrid(PassingGrid):
         self._enough = enough
         self._poll_s = poll_s
         self._outstanding: dict[str, None] = {}  # message ids, oldest first
+        self._failures = 0  # messages that could not be sent and had no id
 
     @property
     def outstanding(self) -> int:
@@ -55,17 +62,29 @@ class OverlapGrid(PassingGrid):
         if any(_kind(message) != "train" for message in held):
             return self.grid.send_and_receive(held, timeout=timeout)
         until_s = math.inf if timeout is None else self._now_s() + timeout
-        if len(held):
-            # Flower's grids give None for a message that they could not send.
-            pushed = self.grid.push_messages(list(held))
-            self._outstanding.update(dict.fromkeys(key for key in pushed if key))
-        return self._pull(until_s)
+        return self._pull(self._push(list(held)), until_s)
 
-    def _pull(self, until_s: float) -> list[Message]:
-        """Replies until there are enough, or the time is up, or none will come."""
-        replies: list[Message] = []
+    def _push(self, messages: list[Message]) -> list[Message]:
+        """Send the messages; errors for those that could not be sent."""
+        if not messages:
+            return []
+        # Flower's grids leave these out, or give None for them; most have given them an id before.
+        sent = dict.fromkeys(key for key in self.grid.push_messages(messages) if key)
+        self._outstanding.update(sent)
+        return [self._unsent(message) for message in messages if message.metadata.message_id not in sent]
+
+    def _unsent(self, message: Message) -> Message:
+        """The answer to a message that could not be sent."""
+        if not message.metadata.message_id:
+            self._failures += 1
+            set_message_id(message, f"unsent-{self._failures}")
+        return error_reply(message, NODE_UNAVAILABLE, _UNSENT)
+
+    def _pull(self, replies: list[Message], until_s: float) -> list[Message]:
+        """These and further replies until there are enough, or the time is up, or none will come."""
         while self._outstanding and not self._enough(replies, len(self._outstanding)):
             if not self._may_come(until_s):
+                self._wait_in_vain(until_s)
                 break
             pulled = list(self.grid.pull_messages(list(self._outstanding)))
             for reply in pulled:
@@ -76,16 +95,19 @@ class OverlapGrid(PassingGrid):
         return replies
 
     def _may_come(self, until_s: float) -> bool:
-        """Whether a reply may come in time; the virtual clock is set to the end of a wait in vain."""
+        """Whether a reply may come in time."""
         engine = self._engine()
         if engine is None:
             return time.monotonic() < until_s
         next_s = engine.next_arrival_s(self._outstanding)
-        if next_s is not None and next_s <= until_s:
-            return True
-        if until_s < math.inf:
+        return next_s is not None and next_s <= until_s
+
+    def _wait_in_vain(self, until_s: float) -> None:
+        """Set a virtual clock to the end of a wait in which no further reply comes."""
+        engine = self._engine()
+        if engine is not None and until_s < math.inf:
             engine.clock.advance_to(max(engine.clock.now_s, until_s))
-        return False
+            engine.pull_messages([])  # a meter below records the wait in the round that waited
 
     def _now_s(self) -> float:
         engine = self._engine()

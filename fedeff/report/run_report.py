@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ def run_page(run: Run) -> Page:
     sections = [
         _learning(run),
         _cost(run),
+        _model(run),
         _layers(run),
         _participation(run),
         _federated_evaluation(run),
@@ -200,6 +202,26 @@ def _cost(run: Run) -> Section | None:
         "Cost",
         f"Clients sent {up}{each}; the server sent {down}.",
         (Picture("Bytes", traffic, keys=keys), Picture("Seconds", seconds)),
+    )
+
+
+def _model(run: Run) -> Section | None:
+    """How large the model was when; nothing where it stayed as it was."""
+    rounds = [r for r in _trained(run) if r.parameters]
+    sizes = [r.parameters or 0 for r in rounds]
+    changed = [after for before, after in pairwise(rounds) if before.parameters != after.parameters]
+    if not changed:
+        return None
+    when = ", ".join(f"{r.server_round}" for r in changed)
+    by_reply = series_figure(
+        rounds, [lambda r: r.uplink_bytes / r.arrived if r.arrived else None], "Uplink a reply", "bytes"
+    )
+    parameters = series_figure(rounds, [lambda r: float(r.parameters or 0)], "Parameters")
+    return Section(
+        "Model size",
+        f"From {sizes[0]:,} to {sizes[-1]:,} parameters ({percent(sizes[-1] / sizes[0])}), "
+        f"changed with round {when}.",
+        (Picture("Parameters", parameters), Picture("Bytes of a reply", by_reply)),
     )
 
 

@@ -28,6 +28,7 @@ _SCALARS = (
     "arrived",
     "errors",
     "missing",
+    "parameters",
 )
 
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, Unpack
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecordValues, Message, RecordDict
@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 
 from fedeff.core.errors import ConfigError, EngineError
 from fedeff.grids.overlap import OverlapGrid
-from fedeff.strategies.fedavg import FedAvg
+from fedeff.strategies.fedavg import FedAvg, FedAvgOptions
 from fedeff.strategies.under_way import Sent, UnderWay
 from fedeff.strategies.weighted_sum import Refusal, Total, WeightedSum, layout_of, refusal_of
 
@@ -42,34 +42,30 @@ class AsynchronousAvg(FedAvg, Generic[T]):
     `restore` it counts as lost, a resumed run is a valid one but not bit for bit the interrupted one
     (`resumes_exactly`). `lost` lists the nodes that were given up in the last round; a reply of theirs that
     comes later is refused.
+
+    A slow client still works at what it was given up for. So that this does not pile up, one that leaves
+    twice as many messages unanswered as it has under way at most (`window`) rests: it is not asked again
+    until it, or the SuperLink for it once a message expires, answers one. `resting` lists those that would
+    have been asked in the last round; where everybody rests, a round waits for one of them.
+
+    There is no `fold`, since replies of several rounds arrive together.
     """
 
     resumes_exactly = False
+    window = 1  # messages of one client that are under way at most
 
     _open: OpenRound | None
     _under_way: UnderWay[T]
 
-    def __init__(
-        self,
-        *,
-        cohort: int | None = None,
-        evaluate_clients: int | None = 0,
-        seed: int = 0,
-        weighted_by: str = "num-examples",
-        train_config: Mapping[str, ConfigRecordValues] | None = None,
-        min_available_nodes: int = 1,
-        wait_for_nodes_s: float = 10.0,
-    ) -> None:
-        super().__init__(
-            cohort=cohort,
-            evaluate_clients=evaluate_clients,
-            seed=seed,
-            weighted_by=weighted_by,
-            train_config=train_config,
-            min_available_nodes=min_available_nodes,
-            wait_for_nodes_s=wait_for_nodes_s,
-        )
+    def __init__(self, **options: Unpack[FedAvgOptions]) -> None:
+        if (fold := options.get("fold", "server")) != "server":
+            raise ConfigError(
+                f"fold is {fold!r}, but {type(self).__name__} sums on the server what arrives from several "
+                "rounds at once; leave fold out"
+            )
+        super().__init__(**options)
         self.lost: tuple[int, ...] = ()
+        self.resting: tuple[int, ...] = ()
         self.forget()
 
     def over(self, grid: Grid) -> Grid:
@@ -86,6 +82,10 @@ class AsynchronousAvg(FedAvg, Generic[T]):
         super().restore(state)
         self.forget()
 
+    def model_replaced(self) -> None:
+        """Give up all that is under way: what clients answer to it is refused."""
+        self.give_up(lambda note: True)
+
     def forget(self) -> None:
         """Give up everything that is under way or waits to be aggregated."""
         self._open, self._under_way = None, UnderWay()
@@ -96,7 +96,19 @@ class AsynchronousAvg(FedAvg, Generic[T]):
 
     def has_enough(self, opened: OpenRound) -> bool:
         """Whether the round can be aggregated: here once nothing it waits for is unanswered."""
-        return not opened.awaited
+        return self.has_all(opened)
+
+    def has_all(self, opened: OpenRound) -> bool:
+        """Whether nothing is left to wait for; where everybody rests, that is one of them coming back."""
+        everybody_rests = not len(self._under_way)
+        return not (opened.awaited or (everybody_rests and opened.read == 0))
+
+    def rested(self, nodes: Iterable[int]) -> list[int]:
+        """The nodes but for those that rest."""
+        unanswered = self._under_way.unanswered()
+        held = list(nodes)
+        self.resting = tuple(node for node in held if unanswered[node] >= 2 * self.window)
+        return [node for node in held if unanswered[node] < 2 * self.window]
 
     def open_round(
         self, server_round: int, arrays: ArrayRecord, config: Mapping[str, ConfigRecordValues]
@@ -156,9 +168,9 @@ class AsynchronousAvg(FedAvg, Generic[T]):
     def log_round(self, server_round: int, total: Total) -> None:
         """One line of what came to be, and one of the first that did not."""
         _log.info(
-            "round %d: %d displacements averaged, %d refused, %d failed, %d lost, %d under way",
+            "round %d: %d displacements averaged, %d refused, %d failed, %d lost, %d under way, %d resting",
             *(server_round, total.replies, len(self.refused), len(self.failed), len(self.lost)),
-            len(self._under_way),
+            *(len(self._under_way), len(self.resting)),
         )
         for kind, left_out in (("refused", self.refused), ("failed", self.failed)):
             if left_out:

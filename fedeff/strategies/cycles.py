@@ -6,6 +6,7 @@ client lacks: the means of the round before, or the full model for those who can
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Unpack
 
@@ -15,10 +16,12 @@ from flwr.serverapp import Grid
 
 from fedeff.core.errors import EngineError, ResumeError
 from fedeff.core.layers import decode_record, encode_record, group_layers, layer_of, merge, subset
+from fedeff.core.lists import NO_PART, listed
 from fedeff.core.parts import key_of, put, shape_of, take
 from fedeff.grids.cohort import Cohort
 from fedeff.strategies.fedavg import Asked, FedAvg, FedAvgOptions, at_least
 from fedeff.strategies.membership import Cycle
+from fedeff.strategies.sessions import cycle_name
 from fedeff.strategies.weighted_sum import (
     ArraySpec,
     Layout,
@@ -34,6 +37,8 @@ __all__ = ["CycleAvg", "parts_layout"]
 
 Config = dict[str, ConfigRecordValues]
 
+_log = logging.getLogger(__name__)
+
 
 class CycleAvg(FedAvg):
     """FedAvg with a cohort that is drawn once for `rounds_per_cycle` rounds and keeps its local models.
@@ -42,7 +47,9 @@ class CycleAvg(FedAvg):
     A member whose reply did not come leaves the cycle. One whose reply was refused, or who answers
     that it has lost its local model (`need_full`), gets the full model with the next message and goes
     on. Where nobody is left the next round begins a new cycle. The model that `aggregate_train` returns
-    is whole, but within a cycle parts of it are older than others: evaluate it when `cycle_ended`.
+    is whole, but within a cycle parts of it are older than others: evaluate it when `cycle_ended`, as the
+    built-in app does. The last round of a run ends its cycle early: every part is due, so no run ends on
+    such a mixture (`closes_run`).
 
     Here every array is due in every round: FedAvg whose cohort stays for a while. Subclasses say by
     `due` which parts of the model are, by `absorb` what becomes of their sums. With `keep_optimizer`
@@ -68,12 +75,14 @@ class CycleAvg(FedAvg):
         self.rounds_per_cycle = rounds_per_cycle
         self.keep_optimizer = keep_optimizer
         self.overlap = overlap
+        self.closes_run = True  # whether every part is due in a run's last round
         self.model = ArrayRecord()  # that of the round under way
         self._cycle: Cycle | None = None
         self._versions: tuple[int, ...] = ()  # by layer: the server round of its last mean, 0 for none
         self._versions_before: tuple[int, ...] = ()  # the same one round ago
         self._fresh: tuple[str, ...] = ()  # parts averaged in the last round
         self._means: dict[int, dict[str, NDArray]] = {}  # with overlap: of the last two cycle rounds
+        self._warned = False  # that clients keep nothing
 
     @property
     def cycle_round(self) -> int:
@@ -83,7 +92,26 @@ class CycleAvg(FedAvg):
     @property
     def cycle_ended(self) -> bool:
         """Whether no cycle is under way: every part of the model is as new as it will be."""
-        return self._cycle is None or not self._cycle.since or self._cycle.round >= self.rounds_per_cycle
+        cycle = self._cycle
+        if cycle is None or not cycle.since or cycle.round >= self.rounds_per_cycle:
+            return True
+        return self._is_last(cycle.server_round - 1)
+
+    def settled_since(self, server_round: int) -> int | None:
+        """The first round of the cycle that ended with this one; None within a cycle."""
+        if not self.cycle_ended:
+            return None
+        return server_round if self._cycle is None else self._cycle.first_round
+
+    def model_replaced(self) -> None:
+        """The next round begins a cycle, and knows nothing of when a layer was averaged."""
+        self._cycle = None
+        self._versions, self._versions_before, self._fresh, self._means = (), (), (), {}
+
+    def over(self, grid: Grid) -> Grid:
+        """The Grid that the rounds of a new run go through: the one given."""
+        self._warned = False
+        return super().over(grid)
 
     def begin_cycle(self) -> None:
         """Called before the first round of each cycle, with `model` set: here nothing is to be done."""
@@ -110,11 +138,12 @@ class CycleAvg(FedAvg):
         """The round's messages to those of the cohort that are left, in partition order."""
         self.model = arrays
         cycle = self._cycle = self._going_on(server_round, grid) or self._begun(server_round, grid)
-        due = self.due(cycle.round)
+        due = tuple(arrays) if self._is_last(server_round) else self.due(cycle.round)
         settings = {**config, **self.round_config(cycle.round), **self.train_config}
-        settings |= {"server-round": server_round, "cycle": cycle.first_round, "cycle-round": cycle.round}
+        name = cycle_name(self.session, cycle.first_round)
+        settings |= {"server-round": server_round, "cycle": name, "cycle-round": cycle.round}
         if due != tuple(arrays):
-            settings["layers-due"] = list(due)
+            settings["layers-due"] = listed(due, NO_PART)
         if self.overlap and due and cycle.round + 2 < self.rounds_per_cycle:
             settings["keep-sent"] = True
         fold = self.summing(parts_layout(arrays, due))
@@ -146,6 +175,7 @@ class CycleAvg(FedAvg):
         valid = total.weight > 0
         new = self.absorb(server_round, total, asked.fold.layout) if valid else {}
         self._note(cycle, new)
+        self._warn_of_lost_state(cycle, total)
         astray = [*total.need_full, *(refusal.node_id for refusal in total.refused)]
         self._cycle = cycle.after(total.nodes, astray)
         if not valid:
@@ -159,6 +189,7 @@ class CycleAvg(FedAvg):
         parts = {"fresh": self._fresh, "means": {str(t): list(means) for t, means in self._means.items()}}
         return {
             **self._cycle.state(),
+            "session": np.array(self.session, np.int64),
             "cycle-parts": np.frombuffer(json.dumps(parts).encode(), np.uint8),
             "layer-versions": np.array([self._versions, self._versions_before], np.int64),
             **{_mean_key(t, part): v for t, means in self._means.items() for part, v in means.items()},
@@ -185,7 +216,7 @@ class CycleAvg(FedAvg):
 
     def take_up(self, state: Mapping[str, NDArray]) -> None:
         """Set what `state` gave. Raises KeyError or ValueError where it is another strategy's."""
-        self._cycle = Cycle.restored(state)
+        self._cycle, self.session = Cycle.restored(state), int(state["session"])
         parts: dict[str, Any] = json.loads(state["cycle-parts"].tobytes())
         self._fresh = tuple(parts["fresh"])
         self._means = {
@@ -194,6 +225,22 @@ class CycleAvg(FedAvg):
         }
         versions, before = state["layer-versions"].tolist()
         self._versions, self._versions_before = tuple(versions), tuple(before)
+
+    def _is_last(self, server_round: int) -> bool:
+        """Whether the run ends with this round, and all is to be averaged in it."""
+        return self.closes_run and server_round == self.last_round
+
+    def _warn_of_lost_state(self, cycle: Cycle, total: Total) -> None:
+        """Say once that clients seem to keep nothing, where all who answered ask for the whole model."""
+        if self._warned or not total.need_full or total.nodes or total.refused:
+            return
+        self._warned = True
+        _log.warning(
+            "round %d: all %d clients that answered ask for the whole model, as none has what it kept of the "
+            "round before; the runtime seems to lose their Context.state, and then layers that are not sent "
+            "in every round stay as they are: keep the state between messages, or use fedavg",
+            *(cycle.server_round, len(total.need_full)),
+        )
 
     def _going_on(self, server_round: int, grid: Grid) -> Cycle | None:
         """The cycle that this round belongs to, with the members that are connected; None for a new one."""

@@ -7,17 +7,19 @@ NeurIPS 2021). Temporal sparsity is the number of local steps in a period.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, ConfigRecordValues, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from fedeff.core.errors import ConfigError
 from fedeff.core.layers import decode_record, encode_record, group_layers
+from fedeff.core.lists import NO_ROUND, listed
 from fedeff.strategies.asynchronous import AsynchronousAvg, OpenRound
 from fedeff.strategies.displacement import added, mean_displacement, moved, needs_full, total_of
 from fedeff.strategies.epochs import Epoch, Task
+from fedeff.strategies.fedavg import FedAvgOptions, at_least
+from fedeff.strategies.sessions import cycle_name
 from fedeff.strategies.under_way import Sent
 from fedeff.strategies.weighted_sum import metric_means
 
@@ -54,12 +56,15 @@ class DelayedAvg(AsynchronousAvg[Task]):
     later one is answered with need-full.
 
     `lost` lists the nodes whose replies were missing when their period was due: the wait for them ended
-    by a timeout. A reply that comes later is refused. A checkpoint holds nothing of what is under way: a
-    resumed run begins with whole models and counts the displacements that travelled as lost. That is a
-    valid run but not, bit for bit, the one that was interrupted (`resumes_exactly`).
+    by a timeout. A reply that comes later is refused, and a client that leaves `2 * (delay + 1)` messages
+    unanswered rests until it answers one; then it begins anew, too.
 
-    `cohort` and the rest of `options` are those of `FedAvg`; there is no `fold`, since replies of several
-    rounds arrive together.
+    A checkpoint holds nothing of what is under way: a resumed run begins with whole models and counts the
+    displacements that travelled as lost. That is a valid run but not, bit for bit, the one that was
+    interrupted (`resumes_exactly`).
+
+    `cohort` and the rest of `options` are those of `FedAvg`, but for `fold`, which is refused, since replies
+    of several rounds arrive together.
     """
 
     _epochs: dict[int, Epoch]  # by node, of those with a period under way
@@ -70,26 +75,12 @@ class DelayedAvg(AsynchronousAvg[Task]):
         self,
         *,
         delay: int = 1,
-        cohort: int | None = None,
-        evaluate_clients: int | None = 0,
-        seed: int = 0,
-        weighted_by: str = "num-examples",
-        train_config: Mapping[str, ConfigRecordValues] | None = None,
-        min_available_nodes: int = 1,
-        wait_for_nodes_s: float = 10.0,
+        **options: Unpack[FedAvgOptions],
     ) -> None:
-        super().__init__(
-            cohort=cohort,
-            evaluate_clients=evaluate_clients,
-            seed=seed,
-            weighted_by=weighted_by,
-            train_config=train_config,
-            min_available_nodes=min_available_nodes,
-            wait_for_nodes_s=wait_for_nodes_s,
-        )
-        if delay < 0:
-            raise ConfigError(f"delay is {delay}, expected 0 (FedAvg) or more periods")
+        at_least("delay", delay, 0)
+        super().__init__(**options)
         self.delay = delay
+        self.window = delay + 1
         self.resumes_exactly = delay == 0
 
     def summary(self) -> None:
@@ -109,8 +100,9 @@ class DelayedAvg(AsynchronousAvg[Task]):
         contents: dict[tuple[int, ...], RecordDict] = {}
         owed: dict[int, ArrayRecord] = {}
         messages = []
-        for node in self._draw(grid, self.cohort, server_round, "cohort"):
-            task = self._epochs.setdefault(node, Epoch(server_round)).next_task(server_round, horizon)
+        for node in self.rested(self._draw(grid, self.cohort, server_round, "cohort")):
+            epoch = self._epochs.setdefault(node, Epoch(cycle_name(self.session, server_round)))
+            task = epoch.next_task(server_round, horizon)
             kind = (task.cycle, task.index, task.since or 0, *task.corrects)
             if kind not in contents:
                 contents[kind] = self._content(task, opened, settings, owed)
@@ -141,6 +133,11 @@ class DelayedAvg(AsynchronousAvg[Task]):
         self.synchronised = tuple(group_layers(mean))
         model = encode_record(moved(decode_record(opened.model), mean))
         return model, MetricRecord({**metric_means(total)})
+
+    def model_replaced(self) -> None:
+        """Each client's next period begins an epoch; means that are owed are dropped."""
+        super().model_replaced()
+        self._epochs, self._arrived, self._means = {}, {}, {}
 
     def forget(self) -> None:
         """Give up every period that is under way: each client's next one begins an epoch."""
@@ -181,7 +178,7 @@ class DelayedAvg(AsynchronousAvg[Task]):
             if task.since not in owed:
                 owed[task.since] = encode_record(added(means, opened.fold.layout))
             content["correction"] = owed[task.since]
-            config["corrects"] = list(task.corrects)
+            config["corrects"] = listed(task.corrects, NO_ROUND)
         content["config"] = ConfigRecord(config)
         return content
 

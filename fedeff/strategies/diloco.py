@@ -27,8 +27,9 @@ class DiLoCo(CycleAvg):
     `fragments` cuts the layers into so many groups of nearly equal bytes; each is averaged once in so
     many rounds, one after the other (Streaming DiLoCo, arXiv:2501.18512). A cycle with one
     cohort has `sweeps` times `fragments` rounds. With `close_cycles` its last round sends every fragment,
-    so that nothing is lost of what the cohort learned when another one is drawn; without, each fragment
-    travels exactly once a sweep, which is meant for long cycles of the same few clients.
+    so that nothing is lost of what the cohort learned when another one is drawn, and so does the last of
+    a run; without, each fragment travels exactly once a sweep, which is meant for long cycles of the same
+    few clients.
 
     Clients get `inner_optimizer` and `inner_learning_rate` and keep their moments between rounds
     (`keep_optimizer`); an empty name and a rate of 0 leave theirs as they are. Not for models with
@@ -60,7 +61,7 @@ class DiLoCo(CycleAvg):
         self.outer = Nesterov(outer_learning_rate, outer_momentum)
         self.fragments = fragments
         self.sweeps = sweeps
-        self.close_cycles = close_cycles
+        self.close_cycles = self.closes_run = close_cycles
         self.inner_optimizer = inner_optimizer
         self.inner_learning_rate = inner_learning_rate
         self._velocities: dict[str, NDArray] = {}  # by key, float64; none before its first step
@@ -108,6 +109,11 @@ class DiLoCo(CycleAvg):
                 moved, self._velocities[spec.key] = self.outer.step(held, average, velocity)
                 new[spec.key] = moved.astype(spec.dtype)
         return new
+
+    def model_replaced(self) -> None:
+        """Forget the velocities, too: momentum begins anew."""
+        super().model_replaced()
+        self._velocities = {}
 
     def state(self) -> dict[str, NDArray]:
         """What a checkpoint must hold beside the model to go on: velocities, and who is in step."""

@@ -10,7 +10,7 @@ class Task:
     """One client's work in one period, and what its message must bring it."""
 
     period: int  # the round that sends it
-    cycle: int  # the client's epoch, by the round that began it
+    cycle: int  # the client's epoch, as `Epoch` names it
     index: int  # of the period in the epoch
     since: int | None  # the round of the epoch's last message; None: this is the first
     corrects: tuple[int, ...]  # indices of own periods whose means this message brings
@@ -20,7 +20,7 @@ class Task:
 class Epoch:
     """A client's unbroken row of periods since it had the whole model."""
 
-    cycle: int
+    cycle: int  # the `cycle_name` of the start and of the round that began it
     index: int = -1  # of its last period
     period: int = 0  # the round that sent it
     uncorrected: dict[int, int] = field(default_factory=dict)  # rounds by index: means it has not had

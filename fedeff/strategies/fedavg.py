@@ -12,8 +12,10 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedeff.core.errors import ConfigError, EngineError, ResumeError, unknown_name
 from fedeff.core.layers import encode_record, group_layers, subset
+from fedeff.core.lists import NO_PART, listed
 from fedeff.grids.cohort import Cohort, Folded
 from fedeff.strategies.cohorts import connected_nodes, draw_cohort
+from fedeff.strategies.sessions import new_session
 from fedeff.strategies.weighted_sum import (
     Refusal,
     Total,
@@ -111,6 +113,8 @@ class FedAvg(Strategy):
         self.need_full: tuple[int, ...] = ()
         self.synchronised: tuple[str, ...] = ()
         self.refused_evaluations: tuple[Refusal, ...] = ()
+        self.session = 0  # of the start under way (see `sessions`)
+        self.last_round: int | None = None  # of the run under way, where it is known
         self._asked: Asked | None = None
 
     def summary(self) -> None:
@@ -139,6 +143,7 @@ class FedAvg(Strategy):
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
         """Flower's round loop, over the Grid that the strategy needs."""
+        self.session, self.last_round = new_session(), num_rounds
         return super().start(
             self.over(grid), initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
         )
@@ -154,7 +159,7 @@ class FedAvg(Strategy):
         due = self.due_keys(server_round, arrays)
         settings = {**config, **self.train_config, "server-round": server_round}
         if len(due) < len(arrays):
-            settings["layers-due"] = list(due)
+            settings["layers-due"] = listed(due, NO_PART)
         fold = WeightedSum(layout_of(subset(arrays, due)), self.weighted_by)
         self._asked = Asked(server_round, arrays, fold)
         nodes = self._draw(grid, self.cohort, server_round, "cohort")
@@ -196,6 +201,19 @@ class FedAvg(Strategy):
         if total.replies or self.refused_evaluations:
             _log_round("evaluate", server_round, total, failed)
         return MetricRecord({**metric_means(total)}) if total.weight > 0 else None
+
+    def settled_since(self, server_round: int) -> int | None:
+        """The first round of those whose common result the model of this round is: here this round itself.
+
+        None while it mixes parts of different age, which is not worth an evaluation.
+        """
+        return server_round
+
+    def model_replaced(self) -> None:
+        """Called between rounds where the next one's model has other arrays: here nothing is kept of them.
+
+        Strategies that keep something of the model's arrays, or of what clients have of it, forget it.
+        """
 
     def state(self) -> dict[str, np.ndarray]:
         """What a checkpoint must hold beside the model to go on: here nothing."""

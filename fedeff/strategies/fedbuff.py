@@ -6,9 +6,10 @@ Aggregation", AISTATS 2022, arXiv:2106.06639, algorithm 1 and its staleness scal
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import Unpack
 
-from flwr.app import ArrayRecord, ConfigRecord, ConfigRecordValues, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedeff.core.errors import ConfigError
@@ -16,6 +17,7 @@ from fedeff.core.layers import decode_record, encode_record, group_layers
 from fedeff.strategies.asynchronous import AsynchronousAvg, OpenRound
 from fedeff.strategies.cohorts import connected_nodes, draw_cohort
 from fedeff.strategies.displacement import mean_displacement, moved, total_of
+from fedeff.strategies.fedavg import FedAvgOptions
 from fedeff.strategies.weighted_sum import Refusal, Total, WeightedSum, metric_means, refusal_of
 
 __all__ = ["FedBuff", "buffered_sum", "staleness_weight"]
@@ -73,14 +75,15 @@ class FedBuff(AsynchronousAvg[int]):
     A reply that does not fit is refused; it has filled a place in the buffer. A client that fails is
     replaced in the next round. Where a wait ends before the buffer is full (Grid's timeout), all that
     are under way are given up, replaced, and listed in `lost`; updates that are there stay for the next
-    round and the model stays as it is. `max_staleness` refuses older updates, and gives clients up that
+    round and the model stays as it is. A client that was given up twice without an answer rests until it
+    gives one. `max_staleness` refuses older updates, and gives clients up that
     could only bring such; without a timeout on the Grid it helps only while at least `buffer` others answer.
 
     A checkpoint holds nothing of what is under way or waits in the buffer: a resumed run draws its
     clients anew, a valid run but not, bit for bit, the one that was interrupted (`resumes_exactly`).
 
-    The rest of `options` are those of `FedAvg`; there is no `fold`, since replies of several rounds arrive
-    together.
+    The rest of `options` are those of `FedAvg`, but for `cohort`, which is `concurrency` here, and `fold`:
+    both are refused.
     """
 
     def __init__(
@@ -90,22 +93,12 @@ class FedBuff(AsynchronousAvg[int]):
         buffer: int = 10,
         server_learning_rate: float = 1.0,
         max_staleness: int | None = None,
-        evaluate_clients: int | None = 0,
-        seed: int = 0,
-        weighted_by: str = "num-examples",
-        train_config: Mapping[str, ConfigRecordValues] | None = None,
-        min_available_nodes: int = 1,
-        wait_for_nodes_s: float = 10.0,
+        **options: Unpack[FedAvgOptions],
     ) -> None:
-        super().__init__(
-            cohort=concurrency,
-            evaluate_clients=evaluate_clients,
-            seed=seed,
-            weighted_by=weighted_by,
-            train_config=train_config,
-            min_available_nodes=min_available_nodes,
-            wait_for_nodes_s=wait_for_nodes_s,
-        )
+        if "cohort" in options:
+            raise ConfigError(f"cohort is {options['cohort']}; FedBuff calls it concurrency, give that alone")
+        options["cohort"] = concurrency
+        super().__init__(**options)
         if not 1 <= buffer <= concurrency:
             raise ConfigError(
                 f"buffer is {buffer}, expected 1 to {concurrency}, the clients under way (concurrency)"
@@ -166,6 +159,11 @@ class FedBuff(AsynchronousAvg[int]):
         staleness = sum(staleness for staleness, _ in fresh) / len(fresh)
         return model, MetricRecord({**metric_means(total), "staleness": staleness})
 
+    def model_replaced(self) -> None:
+        """Empty the buffer, too."""
+        super().model_replaced()
+        self._waiting.clear()
+
     def forget(self) -> None:
         """Give up every client that is under way, and empty the buffer."""
         super().forget()
@@ -175,7 +173,7 @@ class FedBuff(AsynchronousAvg[int]):
 
     def has_enough(self, opened: OpenRound) -> bool:
         """Whether the buffer is full, or nobody is left who could fill it."""
-        return len(self._waiting) + opened.usable >= self.buffer or not opened.awaited
+        return len(self._waiting) + opened.usable >= self.buffer or self.has_all(opened)
 
     def _draw_idle(self, grid: Grid, server_round: int) -> list[int]:
         # Later rounds go on with those that are left.
@@ -183,7 +181,7 @@ class FedBuff(AsynchronousAvg[int]):
         self._begun = True
         nodes = connected_nodes(grid, needed, self.wait_for_nodes_s)
         busy = {sent.node_id for sent in self._under_way}
-        idle = [node for node in nodes if node not in busy]
+        idle = self.rested(node for node in nodes if node not in busy)
         wanted = min(self.concurrency - len(self._under_way), len(idle))
         return draw_cohort(idle, wanted, seed=self.seed, server_round=server_round, purpose="cohort")
 

@@ -30,7 +30,9 @@ class FedLAMA(CycleAvg):
     been measured once, that is in the first cycle, all have the base interval. `rule` says whether the
     layer at which the threshold is crossed is relaxed too (see `relaxed_layers`).
     `discrepancy_ema` in [0, 1) is the weight of a layer's earlier discrepancy, 0 for the last one alone;
-    it steadies the choice where cohorts differ much. With `phi=1` this is FedAvg.
+    it steadies the choice where cohorts differ much. `first_cycle_rounds` is the length of the cycle in
+    which everything is averaged and measured, 0 for `phi` as in the paper: 1 saves bytes in short runs.
+    With `phi=1` this is FedAvg.
 
     Within a cycle the server's model mixes layers of different age: evaluate it every `phi` rounds.
     Saves little under the strict rule where one layer holds most of the parameters. `cohort` and the
@@ -43,10 +45,12 @@ class FedLAMA(CycleAvg):
         phi: int = 2,
         rule: Rule = "inclusive",
         discrepancy_ema: float = 0.0,
+        first_cycle_rounds: int = 0,
         keep_optimizer: bool = False,
         **options: Unpack[FedAvgOptions],
     ) -> None:
         at_least("phi", phi, 1)
+        at_least("first_cycle_rounds", first_cycle_rounds, 0)
         if rule not in RULES:
             raise unknown_name("rule", rule, RULES)
         if not 0 <= discrepancy_ema < 1:
@@ -59,6 +63,7 @@ class FedLAMA(CycleAvg):
         self.phi = phi
         self.rule = rule
         self.discrepancy_ema = discrepancy_ema
+        self.first_cycle_rounds = first_cycle_rounds or phi
         # By layer in the model's order: d_l, NaN before it was measured, and rounds between averages.
         self._discrepancies: NDArray = np.empty(0)
         self._intervals: NDArray = np.empty(0, np.int64)
@@ -87,13 +92,14 @@ class FedLAMA(CycleAvg):
         if len(self._discrepancies) != len(sizes):
             self._discrepancies = np.full(len(sizes), math.nan)
         relaxed: frozenset[str] = frozenset()
-        if not np.isnan(self._discrepancies).any():
+        if self._measured:
             relaxed = relaxed_layers(self.discrepancies, sizes, self.rule)
+        self.rounds_per_cycle = self.phi if self._measured else self.first_cycle_rounds
         self._intervals = np.array([self.phi if layer in relaxed else 1 for layer in sizes], np.int64)
 
     def due(self, cycle_round: int) -> tuple[str, ...]:
         """The arrays of the layers with the base interval; all in the last round of a cycle."""
-        if cycle_round == self.phi - 1:
+        if cycle_round == self.rounds_per_cycle - 1:
             return tuple(self.model)
         layers = group_layers(self.model)
         keys = {key for layer, every in self.intervals.items() if every == 1 for key in layers[layer]}
@@ -114,11 +120,22 @@ class FedLAMA(CycleAvg):
                 self._discrepancies[index] = measured[layer] if math.isnan(before) else smoothed
         return super().absorb(server_round, total, layout)
 
+    @property
+    def _measured(self) -> bool:
+        """Whether every layer's discrepancy is known."""
+        return not np.isnan(self._discrepancies).any()
+
+    def model_replaced(self) -> None:
+        """Forget the discrepancies, too: the next cycle averages and measures every layer."""
+        super().model_replaced()
+        self._discrepancies, self._intervals = np.empty(0), np.empty(0, np.int64)
+
     def state(self) -> dict[str, NDArray]:
         """What a checkpoint must hold beside the model to go on."""
         state = super().state()
         if state:
-            state |= {"discrepancies": self._discrepancies.copy(), "intervals": self._intervals}
+            told = {"discrepancies": self._discrepancies.copy(), "intervals": self._intervals}
+            state |= told | {"rounds-per-cycle": np.array(self.rounds_per_cycle, np.int64)}
         return state
 
     def take_up(self, state: Mapping[str, NDArray]) -> None:
@@ -126,6 +143,7 @@ class FedLAMA(CycleAvg):
         super().take_up(state)
         self._discrepancies = np.array(state["discrepancies"], np.float64)
         self._intervals = np.array(state["intervals"], np.int64)
+        self.rounds_per_cycle = int(state["rounds-per-cycle"])
 
 
 def layer_sizes(arrays: ArrayRecord) -> dict[str, int]:

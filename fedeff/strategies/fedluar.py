@@ -5,7 +5,8 @@ Learning", NeurIPS 2025, arXiv:2503.11146, algorithms 1 and 2.
 """
 
 import logging
-from collections.abc import Collection, Mapping
+import statistics
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Unpack
 
 import numpy as np
@@ -16,7 +17,7 @@ from fedeff.core.layers import decode_record, encode_record, group_layers, merge
 from fedeff.core.rng import generator
 from fedeff.strategies.fedavg import FedAvg, FedAvgOptions, at_least
 
-__all__ = ["FedLUAR", "change_of", "draw_recycled", "recyclable_layers", "relative_change"]
+__all__ = ["FedLUAR", "change_of", "draw_recycled", "least_score", "recyclable_layers", "relative_change"]
 
 NDArray = np.ndarray[Any, np.dtype[Any]]
 
@@ -31,7 +32,8 @@ class FedLUAR(FedAvg):
     before it. `recycled_layers` layers are drawn with probability proportional to `1/s_l`, without
     replacement; clients leave them out of their replies (`layers-due`) and the server adds the layer's last
     update to it once more. A recycled layer keeps its score and its update until it is sent again. None
-    recycles half of the layers that may be.
+    recycles half of the layers that may be. Scores count for a tenth of their median at least: the paper's
+    rule has no chance for a layer that once did not move, since its score, 0, is never measured again.
 
     As in the authors' code only layers with an array of two or more axes may be recycled; norm layers
     and other vectors, a few bytes, always go up. Unlike there, a layer's bias goes with its
@@ -84,6 +86,10 @@ class FedLUAR(FedAvg):
         recycled = [key for key in before if key not in sent]
         moved = {key: np.asarray(before[key] + self._updates[key]) for key in recycled}
         return merge(merge(model, means), encode_record(moved))
+
+    def model_replaced(self) -> None:
+        """Forget updates and scores: the next round sends every layer."""
+        self._updates, self._scores = {}, {}
 
     def state(self) -> dict[str, np.ndarray]:
         """The last update of each array and the score of each layer."""
@@ -150,14 +156,28 @@ def relative_change(
 def draw_recycled(scores: Mapping[str, float], count: int, rng: np.random.Generator) -> tuple[str, ...]:
     """`count` layers, drawn one after another with probability proportional to `1/score`.
 
-    Returned in the order of `scores`. A layer of score 0 is drawn before any other, one of infinite
-    score after all others.
+    Returned in the order of `scores`, which are raised to `least_score` first. A layer of infinite score
+    is drawn after all others.
     """
     # The layer with the smallest Exp(1) / weight is a draw proportional to the weights, the next one a
     # draw from the rest (Efraimidis & Spirakis, 2006); as a product it needs no 1/0.
-    waits = rng.exponential(size=len(scores)) * np.array(list(scores.values()), np.float64)
+    raised = np.maximum(list(scores.values()), least_score(scores.values()))
+    waits = rng.exponential(size=len(scores)) * raised
     first = set(np.argsort(waits, kind="stable")[:count].tolist())
     return tuple(layer for position, layer in enumerate(scores) if position in first)
+
+
+def least_score(scores: Iterable[float]) -> float:
+    """What a score counts for at least: a tenth of the median of those that are positive and finite.
+
+    So however little a layer moved it may be sent again: about every 200th round where half of 20 layers
+    are recycled and the others moved alike, far less often where most are. 1 where there is no such score.
+
+    >>> least_score([0.0, 0.02, 0.03, 0.07, float("inf")])
+    0.003
+    """
+    moved = [score for score in scores if 0 < score < float("inf")]
+    return statistics.median(moved) / 10 if moved else 1.0
 
 
 def change_of(before: NDArray, after: NDArray) -> NDArray:

@@ -137,10 +137,15 @@ class GroupedTotal:
 
 @dataclass(frozen=True)
 class GroupedSum:
-    """A `Fold` that sums the replies of each group apart; `group_of` is by node id."""
+    """A `Fold` that sums the replies of each group apart; `group_of` is by node id.
+
+    With a `topology` the partition that a reply tells comes first: for rounds in which all groups were
+    sent the same model, so that it makes no difference for which group a client was taken.
+    """
 
     fold: WeightedSum
     group_of: Mapping[int, int]
+    topology: Topology | None = None
 
     def add(self, total: GroupedTotal | None, reply: Message) -> GroupedTotal:
         """The total with one reply added to its group's, in place; None starts a new total."""
@@ -148,8 +153,11 @@ class GroupedSum:
         group = self.group_of.get(reply.metadata.src_node_id)
         if group is None:
             total.strangers.append(refusal_of(reply, "this client was not asked in this round"))
-        else:
-            total.groups[group] = self.fold.add(total.groups.get(group), reply)
+            return total
+        partition = partition_of(reply)
+        if self.topology is not None and partition is not None and self.topology.holds(partition):
+            group = self.topology.group_of(partition)
+        total.groups[group] = self.fold.add(total.groups.get(group), reply)
         return total
 
     def merge(self, total: GroupedTotal, other: GroupedTotal) -> GroupedTotal:
@@ -185,7 +193,9 @@ class HierarchicalSGD(FedAvg):
 
     `topology` groups clients by partition: by the `partition-id` of a client's last reply to the server
     and, until there is one (or where workers sum the replies), by its place among the node ids, which in
-    simulations of fedeff is the same. The cohort is drawn as FedAvg draws it, over all groups.
+    simulations of fedeff is the same. Elsewhere a client's first reply still counts in its own group where
+    it answers a model that all groups share, as in round 1; between global rounds it counts in the group
+    whose model it was sent. The cohort is drawn as FedAvg draws it, over all groups.
 
     Clients talk to the server alone here, so the bytes of a run are FedAvg's; `words_sliced` and `words_flat`
     say what members of groups that talk to each other would send.
@@ -224,7 +234,8 @@ class HierarchicalSGD(FedAvg):
         models = tuple(merge(arrays, own) for own in self._models) or (arrays,) * self.topology.groups
         settings = ConfigRecord({**config, **self.train_config, "server-round": server_round})
         contents = [RecordDict({"arrays": model, "config": settings}) for model in models]
-        sums = GroupedSum(WeightedSum(layout_of(arrays), self.weighted_by), groups)
+        shared = None if self._models else self.topology
+        sums = GroupedSum(WeightedSum(layout_of(arrays), self.weighted_by), groups, shared)
         self._waiting = _Asked(server_round, models, sums)
         messages = [
             Message(contents[groups[node]], dst_node_id=node, message_type="train") for node in chosen
@@ -259,6 +270,10 @@ class HierarchicalSGD(FedAvg):
             self._models, self.synchronised = (), tuple(group_layers(merged))
             self._weights = [0.0] * self.topology.groups
         return merged, self._metrics(asked.sums.fold, total)
+
+    def model_replaced(self) -> None:
+        """All groups go on from the model that is put in the place of theirs."""
+        self._models, self._weights = (), [0.0] * self.topology.groups
 
     def state(self) -> dict[str, np.ndarray]:
         """The groups' models, where they differ from the global one, and the examples they stand for."""

@@ -85,8 +85,8 @@ def _plain(
 
 def _fedprox(given: Given) -> FedAvg:
     mu = given["prox-mu"]
-    if not mu > 0:
-        raise ConfigError(f"prox-mu = {mu}: fedprox needs a positive pull, such as 0.1; for none take fedavg")
+    if not mu >= 0:
+        raise ConfigError(f"prox-mu = {mu}: fedprox needs a pull of 0 or more, such as 0.1")
     return FedAvg(**_told(given, *_SHARED), train_config={"prox-mu": mu})
 
 
@@ -168,7 +168,7 @@ _TABLE = {
         StrategySpec(
             "fedprox",
             "fedavg with clients pulled towards the global model (Li et al., arXiv:1812.06127)",
-            (*_SHARED, Setting("prox-mu", 0.1, "strength of the pull, above 0")),
+            (*_SHARED, Setting("prox-mu", 0.1, "strength of the pull, 0 for none")),
             _fedprox,
         ),
         _plain(
@@ -178,6 +178,7 @@ _TABLE = {
             Setting("phi", 2, "rounds of a cycle: layers are averaged every round or once a cycle"),
             Setting("rule", "inclusive", "whether the crossing layer is relaxed too: inclusive or strict"),
             Setting("discrepancy-ema", 0.0, "weight of a layer's earlier discrepancies, in [0, 1)"),
+            Setting("first-cycle-rounds", 0, "rounds of the first cycle, which averages all; 0 for phi"),
             _KEEP_OPTIMIZER,
         ),
         _plain(
@@ -204,8 +205,8 @@ _TABLE = {
             Setting("outer-momentum", 0.9, "Nesterov momentum of the server, in [0, 1)"),
             Setting("fragments", 1, "groups of layers that are averaged in turn (arXiv:2501.18512)"),
             Setting("close-cycles", True, "the last round before another cohort sends every fragment"),
-            Setting("inner-optimizer", "adamw", "the clients' optimizer"),
-            Setting("inner-learning-rate", 0.001, "the clients' step size, above 0"),
+            Setting("inner-optimizer", "adamw", "the clients' optimizer, empty for the one that they have"),
+            Setting("inner-learning-rate", 0.001, "the clients' step size, 0 for the one that they have"),
             _SWEEPS,
         ),
         StrategySpec(

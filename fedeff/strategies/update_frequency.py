@@ -14,16 +14,18 @@ import numpy as np
 from flwr.app import ConfigRecordValues, Message
 
 from fedeff.core.errors import ConfigError, ReplyError
-from fedeff.core.layers import decode_record, group_layers
+from fedeff.core.layers import decode, group_layers
 from fedeff.strategies.cycles import CycleAvg
 from fedeff.strategies.fedavg import FedAvgOptions, at_least
 from fedeff.strategies.local_sgd import refuse_preset
 from fedeff.strategies.weighted_sum import (
+    ArraySpec,
     Layout,
     NDArray,
     Total,
     WeightedSum,
     asks_for_full,
+    mean,
     metric_means,
     read_metrics,
     refusal_of,
@@ -32,7 +34,7 @@ from fedeff.strategies.weighted_sum import (
 __all__ = ["AdaptiveUpdateSGD", "GradientSum", "due_next", "stepped"]
 
 _log = logging.getLogger(__name__)
-_AGREEMENT, _GATHERED, _PROCEDURE = "agreement:", "gathered/", "procedure"
+_AGREEMENT, _VALUE, _GATHERED, _PROCEDURE = "agreement:", "value:", "gathered/", "procedure"
 
 
 class AdaptiveUpdateSGD(CycleAvg):
@@ -52,9 +54,10 @@ class AdaptiveUpdateSGD(CycleAvg):
 
     The cohort stays together for `cycle_rounds` rounds, since what it has gathered is lost to other clients;
     the last round of a cycle sends every layer. Within a cycle only the layers that have stepped go down,
-    and the model that `aggregate_train` returns is the one that all members hold. A member that lost
-    its state gets the full model and gathers anew. A client that does not know `procedure: accumulate`
-    is refused: its weights are no gradients.
+    and the parameters that `aggregate_train` returns are those that all members hold. Buffers such as
+    running statistics have no gradient: they move on the clients in every round and are averaged, as by
+    FedAvg, whenever their layer is sent. A member that lost its state gets the full model and gathers anew.
+    A client that does not know `procedure: accumulate` is refused: its weights are no gradients.
 
     Steps on means of gathered gradients are no longer than on single ones, so where a layer is sent every
     fourth round it learns more slowly: raise the rate with `c_max`. `cohort` and the rest of `options` are
@@ -116,16 +119,12 @@ class AdaptiveUpdateSGD(CycleAvg):
 
     def absorb(self, server_round: int, total: Total, layout: Layout) -> dict[str, NDArray]:
         """The due arrays after a step against their mean gradients; decides what is due next."""
-        weights = decode_record(self.model)
         sent = set(group_layers(spec.key for spec in layout))
         told = metric_means(total)
         agreements = {layer: told[f"{_AGREEMENT}{layer}"] for layer in self._gathered}
         gathered = {layer: 0 if layer in sent else 1 + count for layer, count in self._gathered.items()}
         self._decide(agreements, gathered)
-        return {
-            spec.key: stepped(weights[spec.key], total.sums[spec.key] / total.weight, self.learning_rate)
-            for spec in layout
-        }
+        return {spec.key: self._moved(spec, total) for spec in layout}
 
     def state(self) -> dict[str, NDArray]:
         """The cycle's, with what is gathered in each layer and whether it is due next."""
@@ -145,6 +144,14 @@ class AdaptiveUpdateSGD(CycleAvg):
         }
         self._gathered = {layer: int(count) for layer, (count, _) in layers.items()}
         self._due = tuple(layer for layer, (_, due) in layers.items() if due)
+
+    def _moved(self, spec: ArraySpec, total: Total) -> NDArray:
+        """An array that was due, after the step or the mean."""
+        held, told = decode(self.model[spec.key]), total.metrics.get(f"{_VALUE}{spec.key}")
+        if told is None:
+            return stepped(held, total.sums[spec.key] / total.weight, self.learning_rate)
+        # Clients that do not say so have sent zeros: a mean with theirs is nobody's value.
+        return mean(total, (spec,))[spec.key] if told == (total.weight, total.weight) else held
 
     def _decide(self, agreements: Mapping[str, float], gathered: dict[str, int]) -> None:
         self._gathered = gathered

@@ -1,10 +1,12 @@
 """Anyone's Flower app folder: run as it is, recorded by its Grid, refused with the reason."""
 
 import textwrap
+from contextlib import nullcontext
 
 import pytest
 
 from fedeff.app.foreign import ForeignApp, is_built_in, simulate_foreign
+from fedeff.app.run_folder import RunFolder
 from fedeff.app.runtime import Runtime
 from fedeff.core.errors import AppError, ConfigError
 
@@ -92,10 +94,42 @@ def test_their_app_runs_unchanged_and_is_recorded(tmp_path, their_app):
     assert folder.report_file.exists()
 
 
+ASYNCHRONOUS = """
+    import numpy as np
+    from flwr.app import Array, ArrayRecord, Message, RecordDict
+    from flwr.serverapp import ServerApp
+
+    app = ServerApp()
+
+    @app.main()
+    def main(grid, context):
+        content = RecordDict({"arrays": ArrayRecord({"w": Array(np.zeros(1000, np.float32))})})
+        sent = [Message(content, node, "train", group_id="1") for node in grid.get_node_ids()]
+        ids = list(grid.push_messages(sent))
+        arrived = []
+        while len(arrived) < 1:
+            arrived += grid.pull_messages(ids[:1])
+        if context.run_config["fail"]:
+            raise RuntimeError("their bug")
+"""
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("fail", [False, True])
+def test_what_their_app_leaves_under_way_is_missing_in_its_record(tmp_path, their_app, fail):
+    (server,) = their_app.glob("*/server.py")
+    server.write_text(textwrap.dedent(ASYNCHRONOUS))
+    app = ForeignApp.load(their_app, {"fail": fail})
+    with pytest.raises(RuntimeError) if fail else nullcontext():
+        simulate_foreign(app, Runtime(clients=4, engine="inline"), tmp_path / "run")
+    (record,) = RunFolder.open(tmp_path / "run").rounds()
+    assert (record.cohort, record.arrived, record.missing) == (4, 1, 3)
+    assert (record.downlink_bytes, record.uplink_bytes) == (4 * 4128, 4128)
+
+
 @pytest.mark.usefixtures("no_report")
 def test_their_bug_is_theirs_and_what_was_seen_is_kept(tmp_path, their_app):
     app = ForeignApp.load(their_app, {"fail": True})
-    from fedeff.app.run_folder import RunFolder
 
     with pytest.raises(RuntimeError, match="their bug"):
         simulate_foreign(app, Runtime(clients=2, engine="inline"), tmp_path / "run")

@@ -11,6 +11,7 @@ import pytest
 from fedeff.app.run import continue_run, simulate
 from fedeff.app.run_folder import RunFolder
 from fedeff.core.errors import EngineError, ResumeError
+from fedeff.core.state import StateStore
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -84,6 +85,34 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, tiny):
     before = left_by(folder), folder.summary()
     continue_run(folder, lambda record: pytest.fail("a finished run went on"))
     assert (left_by(folder), folder.summary()) == before
+
+
+def test_a_kill_between_the_last_round_and_the_report_is_mended(tmp_path, tiny, monkeypatch):
+    """Then `summary.json` says finished, but clients' states are still there and the report is not."""
+
+    def killed(store):
+        raise KeyboardInterrupt
+
+    def written(folder):
+        folder.report_file.write_text("the report")
+        return folder.report_file
+
+    monkeypatch.setattr(RunFolder, "write_report", written)
+    plan = tiny(strategy="fedlama", model="mlp")
+    whole = simulate(plan, tmp_path / "whole")
+    assert not whole.client_states.exists()
+    with monkeypatch.context() as kill:
+        kill.setattr(StateStore, "discard", killed)
+        with pytest.raises(KeyboardInterrupt):
+            simulate(plan, tmp_path / "killed")
+    folder = RunFolder.open(tmp_path / "killed")
+    assert folder.finished
+    assert folder.client_states.exists()
+    assert not folder.report_file.exists()
+    continue_run(folder, lambda record: pytest.fail("a finished run went on"))
+    assert folder.report_file.read_text() == "the report"
+    assert not folder.client_states.exists()
+    assert left_by(folder) == left_by(whole)
 
 
 def test_a_run_stopped_at_its_target_is_finished(tmp_path, tiny):

@@ -12,6 +12,7 @@ from fedeff.core.errors import EngineError
 from fedeff.core.flower import set_task_identity
 from fedeff.core.layers import decode_record, encode_record
 from fedeff.core.round_log import RoundLog
+from fedeff.strategies import FedAvg
 
 
 @pytest.fixture(autouse=True)
@@ -62,8 +63,10 @@ class Answering:
 
     def __init__(self, failing=(), lazily=False):
         self.failing, self.lazily = failing, lazily
+        self.timeouts = []
 
     def send_and_receive(self, messages, *, timeout=None):
+        self.timeouts.append(timeout)
         replies = (self.reply(message) for message in messages)
         return replies if self.lazily else list(replies)
 
@@ -127,6 +130,23 @@ def test_lost_rounds_after_a_good_one_leave_the_model_and_the_third_on_end_ends_
         run(Schedule(6), grid=Flaky({3, 4, 5}), strategy=Doubling())
 
 
+class Asking(FedAvg):
+    """Notes which round it takes for the last one, and asks nobody."""
+
+    def configure_train(self, server_round, arrays, config, grid):
+        self.seen = self.last_round
+        return []
+
+    def aggregate_train(self, server_round, replies):
+        return None, None
+
+
+def test_a_strategy_is_told_which_round_is_the_last():
+    strategy = Asking()
+    run(Schedule(3), strategy=strategy, done=1)
+    assert strategy.seen == 3
+
+
 @given(rounds=st.integers(1, 8), cut=st.integers(0, 8))
 def test_a_cut_run_ends_where_a_whole_one_does(rounds, cut):
     cut = min(cut, rounds)
@@ -184,3 +204,26 @@ def test_the_learning_rate_falls_as_the_schedule_says():
     assert scales("linear") == [{"learning-rate-scale": scale} for scale in (1.0, 0.75, 0.5, 0.25)]
     expected = [1.0, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]
     assert [one["learning-rate-scale"] for one in scales("cosine")] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("timeout", [None, 2.5])
+def test_no_exchange_of_a_round_waits_longer_than_the_schedule_says(timeout):
+    grid = Answering()
+    run(Schedule(2, evaluate_clients=1, timeout_s=timeout), grid=grid)
+    assert grid.timeouts == [timeout] * 4
+
+
+@pytest.mark.parametrize(("target", "last"), [(0.0, 3), (0.6, 2)])
+def test_what_is_under_way_is_settled_once_before_the_last_record(target, last):
+    seen = []
+    run_rounds(
+        Doubling(),
+        Answering(),
+        model_of(0.0),
+        Schedule(3, target_accuracy=target),
+        book=RoundLog(None, on_round=lambda record: seen.append(record.server_round)),
+        evaluate=lambda record: Score(value_of(record) / 10, 1.0),
+        keep=lambda server_round, record: None,
+        settle=lambda: seen.append("settled"),
+    )
+    assert seen == [*range(1, last), "settled", last]

@@ -126,6 +126,59 @@ def test_a_strategy_and_the_settings_agree_on_shared_defaults(name):
         assert own[key] == KEYS[key].default
 
 
+@pytest.mark.parametrize(
+    ("given", "told", "own_training", "recorded"),
+    [
+        ({}, 0.1, 0.0, 0.1),
+        ({"prox-mu": 0}, 0.0, 0.0, 0.0),
+        ({"prox-mu": 0.0}, 0.0, 0.0, 0.0),
+        ({"prox-mu": -1}, 0.1, 0.0, 0.1),
+        ({"prox-mu": 0.3}, 0.3, 0.3, 0.3),
+    ],
+)
+def test_fedprox_pulls_as_it_is_told_to_even_by_0(given, told, own_training, recorded):
+    from fedeff.app.client import training_of
+
+    settings = Settings.from_run_config({"strategy": "fedprox", **given})
+    assert strategy_of(settings).train_config == {"prox-mu": told}
+    assert training_of(settings).prox_mu == own_training
+    assert settings.complete().prox_mu == recorded
+    assert strategy_of(settings.complete()).train_config == {"prox-mu": told}
+
+
+@pytest.mark.parametrize(("given", "pull"), [({}, 0.0), ({"prox-mu": 0.2}, 0.2)])
+def test_any_strategys_clients_may_be_pulled(given, pull):
+    from fedeff.app.client import training_of
+
+    settings = Settings.from_run_config({"strategy": "fedlama", **given})
+    assert training_of(settings).prox_mu == settings.complete().prox_mu == pull
+
+
+def test_a_pull_below_0_is_refused():
+    with pytest.raises(ConfigError, match=r"prox-mu = -0\.5 is not possible; allowed: at least 0, or -1"):
+        Settings.from_run_config({"prox-mu": -0.5})
+
+
+@pytest.mark.parametrize("optimizer", KEYS["optimizer"].allowed.split(", "))
+def test_clients_take_every_documented_optimizer(optimizer):
+    from fedeff.app.client import training_of
+
+    momentum = 0.9 if optimizer == "momentum" else 0.0
+    settings = Settings(optimizer=optimizer, momentum=momentum)
+    assert training_of(settings).optimizer == optimizer
+
+
+def test_clients_are_perturbed_and_keep_curvature_as_they_are_told():
+    from fedeff.app.client import training_of
+
+    given = {"perturbation": "ada-smooth-out", "perturbation-radius": 0.2, "optimizer": "slim-qn"}
+    training = training_of(
+        Settings.from_run_config({**given, "qn-history": 3, "qn-interval": 5, "qn-beta": 0.5})
+    )
+    assert (training.perturbation, training.perturbation_radius) == ("ada-smooth-out", 0.2)
+    assert (training.qn_history, training.qn_interval, training.qn_beta) == (3, 5, 0.5)
+
+
 def test_settings_of_any_strategy_are_taken_and_each_reads_its_own():
     settings = Settings.from_run_config({"phi": 4, "buffer": 3, "strategy": "fedlama"})
     assert settings.own == (("buffer", 3), ("phi", 4))
@@ -135,6 +188,7 @@ def test_settings_of_any_strategy_are_taken_and_each_reads_its_own():
         "phi": 4,
         "rule": "inclusive",
         "discrepancy-ema": 0.0,
+        "first-cycle-rounds": 0,
         "keep-optimizer": False,
     }
     assert Settings.from_run_config(complete.run_config()) == complete

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flwr.serverapp import ServerApp
 
+from fedeff.app.checkpoints import latest_standing
 from fedeff.app.client import app as client
 from fedeff.app.run import Plan, simulate
 from fedeff.app.run_folder import RunFolder
@@ -73,6 +74,48 @@ def test_time_is_virtual_where_delays_are_given(tmp_path, tiny):
     times = [record.virtual_s_total for record in folder.rounds()]
     assert times[0] > 0
     assert times == sorted(times)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_client_that_is_too_slow_for_the_round_is_missing(tmp_path, tiny):
+    rounds = simulate(tiny(delays="pareto:1.2", round_timeout_s=0.2), tmp_path / "cut").rounds()
+    assert max(record.virtual_s for record in rounds) == pytest.approx(0.2)
+    assert 0 < sum(record.missing for record in rounds) < sum(record.cohort for record in rounds)
+    patient = simulate(tiny(delays="pareto:1.2", round_timeout_s=0), tmp_path / "patient").rounds()
+    assert sum(record.missing for record in patient) == 0
+    assert max(record.virtual_s for record in patient) > 0.3
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("strategy", ["delayed", "fedbuff"])
+def test_what_is_under_way_when_a_run_ends_is_missing_in_its_record(tmp_path, tiny, strategy):
+    folder = simulate(tiny(strategy=strategy, buffer=2, delays="pareto:1.2"), tmp_path / "run")
+    rounds = folder.rounds()
+    # A cohort of 4 in each of 3 rounds; or 4 first, and then 2 for each 2 that have come.
+    asked = {"delayed": 3 * 4, "fedbuff": 4 + 2 * 2}[strategy]
+    assert sum(record.arrived + record.missing for record in rounds) == asked
+    assert [record.missing for record in rounds][:-1] == [0, 0]
+    assert folder.summary().missing == rounds[-1].missing > 0
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("strategy", ["delayed", "fedbuff"])
+def test_the_rounds_virtual_seconds_add_up_where_waits_are_in_vain(tmp_path, tiny, strategy):
+    changes = {"strategy": strategy, "buffer": 4, "evaluate_clients": 3, "num_server_rounds": 6}
+    folder = simulate(tiny(delays="pareto:1.2", round_timeout_s=0.05, **changes), tmp_path / "run")
+    last = latest_standing(folder.checkpoints, 6)
+    assert folder.rounds()[-1].virtual_s_total == pytest.approx(last.virtual_s)
+    assert max(record.virtual_s for record in folder.rounds()) <= 0.1 + 1e-9  # it trains, then evaluates
+
+
+@pytest.mark.usefixtures("no_report")
+def test_clients_without_test_rows_say_nothing_in_an_evaluation(tmp_path, tiny):
+    """More clients than test rows: some have none."""
+    changes = {"partition": "iid", "evaluate_clients": 400, "num_server_rounds": 1}
+    (record,) = simulate(tiny(clients=400, **changes), tmp_path / "run").rounds()
+    assert (record.evaluate_arrived, record.evaluate_errors) == (400, 0)
+    assert record.evaluate_metrics["eval-accuracy"] > 0
+    assert record.evaluate_metrics["eval-loss"] > 0
 
 
 def test_a_report_ends_the_run(tmp_path, tiny):

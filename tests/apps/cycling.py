@@ -15,6 +15,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from fedeff.core.layers import decode_record, encode_record, group_layers
+from fedeff.core.lists import NO_PART, NO_ROUND, entries
 from fedeff.core.parts import put, take
 
 Arrays = dict[str, np.ndarray]
@@ -109,11 +110,11 @@ class Clients:
             return RecordDict({"metrics": MetricRecord({**numbers, "num-examples": 0, "need-full": 1})})
         after = trained(weights, *at)
         self.began[at], self.ended[at] = weights, after
-        reply = take(after, config.get("layers-due", list(after)))
+        reply = take(after, entries(config.get("layers-due", list(after)), NO_PART))
         numbers |= {"num-examples": examples_of(partition), "loss": float(partition)}
         answer = RecordDict({"arrays": encode_record(reply), "metrics": MetricRecord(numbers)})
         sent = self.kept[partition].sent if partition in self.kept and tag[1] else {}
-        sent = {t: parts for t, parts in sent.items() if t not in config.get("corrects", [])}
+        sent = {t: parts for t, parts in sent.items() if t not in _corrects(config)}
         if config.get("keep-sent"):
             sent[tag[1]] = reply
         self.kept[partition] = Kept(tag, list(config["layer-versions"]), after, sent, answer)
@@ -134,15 +135,19 @@ class Clients:
             for layer, version, wanted in zip(layers, kept.versions, config["layer-versions"], strict=True)
             if version != wanted and carried.isdisjoint(layers[layer])
         ]
-        if stale or any(t not in kept.sent for t in config.get("corrects", [])):
+        if stale or any(t not in kept.sent for t in _corrects(config)):
             return None
         weights = put(kept.weights, arrays)
         if correction:
             weights = put(weights, {p: take(weights, [p])[p] + mean for p, mean in correction.items()})
-            for t in config["corrects"]:
+            for t in _corrects(config):
                 sent = {p: values for p, values in kept.sent[t].items() if p in correction}
                 weights = put(weights, {p: take(weights, [p])[p] - values for p, values in sent.items()})
         return weights
+
+
+def _corrects(config: ConfigRecord) -> tuple[int, ...]:
+    return entries(config.get("corrects", []), NO_ROUND)
 
 
 def _spoilt(content: RecordDict, fault: str) -> RecordDict:

@@ -3,7 +3,7 @@
 A client's step in a round is a seeded draw less a tenth of its weights: it depends on where the client
 stands, so whoever stands elsewhere than it should is seen. `faults` maps (partition, round) to what goes
 wrong: "raise", "forget" (its state is lost before the message), "malformed", "request" and "reply" (lost
-on the way).
+on the way), "unsent" (the Grid does not take the message, as Flower's do not where it is too large).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 
 from fedeff.core.flower import set_message_id
 from fedeff.core.layers import decode_record, encode_record
+from fedeff.core.lists import NO_ROUND, entries
 from fedeff.grids import MeteredGrid
 from fedeff.simulation import run_simulation
 from fedeff.strategies import FedAvg
@@ -112,7 +113,7 @@ def weights_before(message: Message, state: RecordDict) -> Arrays | None:
     weights = {key: values.copy() for key, values in decode_record(state["model"]).items()}
     for key, values in decode_record(content.get("correction", ArrayRecord())).items():
         weights[key] = weights[key] + values
-    for index in config.get("corrects", []):
+    for index in entries(config.get("corrects", []), NO_ROUND):
         for key, values in decode_record(state.pop(f"sent-{index}")).items():
             weights[key] = weights[key] - values
     return weights
@@ -132,6 +133,17 @@ def forget(state: RecordDict) -> None:
         del state[key]
 
 
+@dataclass(frozen=True)
+class OneSlow:
+    """A delay model: the first client is eight times slower than the others up to an exchange."""
+
+    until: int
+    seed: int = 0
+
+    def slowdown(self, client: int, round: int) -> float:
+        return 8.0 if client == 0 and round < self.until else 1.0
+
+
 class LossyGrid(MeteredGrid):
     """A Grid that loses requests and replies as `faults` tell; it also counts what travels."""
 
@@ -149,15 +161,16 @@ class LossyGrid(MeteredGrid):
         at = [
             (self.partitions[m.metadata.dst_node_id], int(m.content["config"]["server-round"])) for m in held
         ]
-        arriving = [m for m, where in zip(held, at, strict=True) if self.faults.get(where) != "request"]
-        super().push_messages(arriving)
-        for message, where in zip(held, at, strict=True):
-            if self.faults.get(where) == "request":
-                self.book.fired.append("request")
-                set_message_id(message, f"lost-{where[0]}-{where[1]}")
+        fates = [self.faults.get(where, "") for where in at]
+        stopped = ("request", "unsent")
+        super().push_messages([m for m, fate in zip(held, fates, strict=True) if fate not in stopped])
+        for message, where, fate in zip(held, at, fates, strict=True):
+            if fate in stopped:
+                self.book.fired.append(fate)
+                set_message_id(message, f"{fate}-{where[0]}-{where[1]}")
             self.sent[message.metadata.message_id] = where
         self.pushed.append(held)
-        return [message.metadata.message_id for message in held]
+        return [m.metadata.message_id for m, fate in zip(held, fates, strict=True) if fate != "unsent"]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         pulled = list(super().pull_messages(message_ids))
@@ -185,6 +198,17 @@ class Played:
     virtual_s: list[float] = field(default_factory=lambda: [0.0])
     grid: Any = None
     book: Book = field(default_factory=Book)
+
+    def backlog(self, partition: int) -> list[int]:
+        """By round, how many messages a client has to answer once it has that round's."""
+        asked = [m.metadata for messages in self.grid.pushed for m in messages]
+        own = [m for m in asked if self.grid.partitions[m.dst_node_id] == partition]
+        backlogs, answered = [], set[str]()
+        for server_round, replies in enumerate(self.replies[1:], 1):
+            sent = {m.message_id for m in own if int(m.group_id) <= server_round}
+            backlogs.append(len(sent - answered))
+            answered |= {reply.metadata.reply_to_message_id for reply in replies}
+        return backlogs
 
 
 def play(

@@ -84,8 +84,11 @@ def test_without_a_strategy_two_are_compared_and_resumed_as_one(fedeff):
     table = " ".join(out)
     assert "fedavg" in table
     assert "fedlama" in table
+    report = Path("runs/two/fedavg/report.html")
+    report.unlink()  # as a kill between the last round and the report leaves a run
     status, out, _ = fedeff("simulate", "--resume", "--name", "two")
     assert (status, out[-1]) == (0, "runs/two/comparison.html")
+    assert report.is_file()
     assert out[:2] == ["fedavg is finished already", "fedlama is finished already"]
     status, out, _ = fedeff("compare", "two", "runs/two/fedavg", "--to", "here.html")
     assert (status, out[-1]) == (0, "here.html")
@@ -216,6 +219,10 @@ def test_the_target_accuracy_stops_a_run(fedeff):
         ("simulate --resume", "--resume needs the --name"),
         ("simulate --resume --name gone", "gone is not the folder of a run"),
         ("simulate --resume --name there -n 3", "--clients cannot change a run"),
+        ("simulate --resume --name there --latency 1", "--latency cannot change a run"),
+        ("simulate --resume --name there -s fedavg", "--strategy cannot change a run"),
+        ("simulate --resume --name there --seed 0", "--seed cannot change a run"),
+        ("sweep --resume --name there -c cohort=1,2", "--run-config cannot change a run"),
         ("simulate empty -n 3", "empty is not a Flower app"),
         ("simulate gone -n 3", "gone is not a Flower app"),
         ("simulate bad.csv -n 3", "bad.csv is not a Flower app"),

@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
+from apps.keeping import Client
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import nn
 
+import fedeff.clients.app as app_module
 from fedeff.clients.data import Samples, prepared
 from fedeff.core.flower import set_task_identity
 from fedeff.core.layers import encode_record
@@ -109,3 +111,25 @@ def ask() -> Callable[..., Message]:
         return Message(RecordDict(records), dst_node_id=1, message_type="train")
 
     return ask
+
+
+@pytest.fixture(params=["never", "always"])
+def client(
+    request: pytest.FixtureRequest, ask: Callable[..., Message], context_of: Callable[..., Context]
+) -> Client:
+    """A client that keeps what it is told to, by the plain loop and by the vectorised block."""
+    return Client(request.param, ask, context_of)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """How often a client was trained, by the loop or in a block."""
+    calls: list[str] = []
+
+    def counting(name: str) -> None:
+        real = getattr(app_module, name)
+        monkeypatch.setattr(app_module, name, lambda *a: calls.append(name) or real(*a))
+
+    for name in ("train_loop", "train_block", "mean_gradient"):
+        counting(name)
+    return calls

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from fedeff.clients import LocalTraining
 from fedeff.clients.accumulate import Accumulated, added, agreements, mean_gradient, means, without
@@ -104,3 +105,31 @@ def test_frozen_parameters_have_no_gradient(make_samples, arrays_of):
         model, arrays_of(model), make_samples("mlp", 5), LocalTraining(), np.random.default_rng(0)
     )
     assert list(found.arrays) == ["1.bias", "2.weight", "2.bias"]
+
+
+def test_running_statistics_move_with_the_gradients(make_samples, arrays_of):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 10), torch.nn.BatchNorm1d(10))
+    samples, training = make_samples("mlp", 12), LocalTraining(steps=2, batch_size=6)
+    start = arrays_of(model)
+    found = mean_gradient(model, start, samples, training, np.random.default_rng(3))
+    naive = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 10), torch.nn.BatchNorm1d(10))
+    naive.load_state_dict({key: torch.from_numpy(values) for key, values in start.items()})
+    for rows in batches(12, training, np.random.default_rng(3)):
+        naive(samples.x[rows])
+    assert found.buffers.keys() == dict(naive.named_buffers()).keys()
+    for key, values in naive.named_buffers():
+        np.testing.assert_allclose(found.buffers[key], values.numpy(), rtol=1e-6)
+        assert not np.array_equal(found.buffers[key], start[key])
+    assert "2.running_mean" not in found.arrays
+
+
+def test_agreements_do_not_depend_on_how_many_threads_blas_has():
+    rng = np.random.default_rng(0)
+    held, new = ({"w": rng.standard_normal(1_000_003)} for _ in range(2))
+    found = set()
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            found.add(agreements(Accumulated(held, {"w": 1}), new, ["w"])["w"])
+    assert len(found) == 1
+    assert found.pop() == pytest.approx(np.corrcoef(held["w"], new["w"])[0, 1], abs=1e-5)

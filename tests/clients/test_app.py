@@ -247,7 +247,7 @@ def test_wrong_settings_are_refused():
         make_app(seed=-1)
     if not torch.cuda.is_available():
         with pytest.raises(FedeffError, match="sees no GPU"):
-            make_app(LocalTraining(device="cuda"))._module()
+            assert make_app(LocalTraining(device="cuda")).block_size
 
 
 def test_training_uses_one_thread(request_to):

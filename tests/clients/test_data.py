@@ -70,6 +70,11 @@ def test_a_client_without_samples_is_an_error_that_names_it(part):
         getattr(SampleStore(lambda *_: empty), part)(2, 5, "cpu")
 
 
+def test_a_client_may_have_no_test_samples_of_its_own():
+    data = ClientData(np.zeros((3, 4)), np.zeros(3), np.zeros((0, 4)), np.zeros(0))
+    assert len(SampleStore(lambda *_: data).test(2, 5, "cpu")) == 0
+
+
 def test_what_is_not_client_data_is_refused():
     with pytest.raises(DataError, match="3 train inputs but 2 labels"):
         ClientData(np.zeros((3, 4)), np.zeros(2))

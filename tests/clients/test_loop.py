@@ -186,6 +186,12 @@ def test_a_score_is_the_mean_over_all_predictions(make_model, make_samples, arra
     assert score.accuracy == pytest.approx((logits.argmax(-1) == samples.y).float().mean().item())
 
 
+@pytest.mark.parametrize("name", ["mlp", "gru"])
+def test_a_score_without_samples_is_one_of_no_weight(make_model, make_samples, arrays_of, name):
+    score = evaluate(make_model(name), arrays_of(make_model(name)), make_samples(name, 0))
+    assert (score.loss, score.accuracy, score.examples) == (0.0, 0.0, 0)
+
+
 def test_images_of_bytes_are_scaled_once():
     samples = prepared(np.array([[0, 51, 255]], np.uint8), np.array([3], np.uint8), "cpu")
     assert samples.x.tolist() == [[0.0, pytest.approx(0.2), 1.0]]

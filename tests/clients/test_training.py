@@ -57,6 +57,16 @@ def test_a_client_without_samples_cannot_train() -> None:
         ({"optimizer": "momentum"}, "set it between 0 and 1"),
         ({"optimizer": "momentum", "momentum": 1.0}, "set it between 0 and 1"),
         ({"momentum": 0.9}, "no effect with optimizer 'sgd'"),
+        ({"optimizer": "slim-qn", "momentum": 1.0}, r"momentum is 1\.0; it must be at least 0 and below 1"),
+        ({"optimizer": "slimqn"}, "did you mean 'slim-qn'"),
+        ({"qn_beta": 1.0}, r"qn-beta is 1\.0; it must be at least 0 and below 1"),
+        ({"qn_beta": -0.1}, r"qn-beta is -0\.1"),
+        ({"qn_history": 0}, "qn-history is 0"),
+        ({"qn_interval": 2.5}, r"qn-interval is 2\.5"),
+        ({"perturbation": "smoothout"}, "did you mean 'smooth-out'"),
+        ({"perturbation": 1}, "unknown perturbation '1'"),
+        ({"perturbation": "smooth-out", "perturbation_radius": -1}, "perturbation-radius is -1"),
+        ({"perturbation_radius": 0.1}, "no effect without a perturbation"),
         ({"autocast": 1}, "autocast is 1"),
         ({"device": "gpu"}, "no torch device"),
     ],
@@ -82,6 +92,14 @@ def test_impossible_trainings_are_refused(fields: dict[str, object], message: st
         ({"learning-rate": 0.5, "learning-rate-scale": 0.5}, LocalTraining(learning_rate=0.25, steps=7)),
         ({"learning-rate-scale": 0.5}, LocalTraining(learning_rate=0.025, steps=7)),
         ({"server-round": 3, "a-strategy's-own": 1.0}, LocalTraining(steps=7)),
+        (
+            {"perturbation": "smooth-out", "perturbation-radius": 0.1},
+            LocalTraining(perturbation="smooth-out", perturbation_radius=0.1, steps=7),
+        ),
+        (
+            {"optimizer": "slim-qn", "qn-history": 3, "qn-interval": 5, "qn-beta": 0.9},
+            LocalTraining(optimizer="slim-qn", qn_history=3, qn_interval=5, qn_beta=0.9, steps=7),
+        ),
     ],
 )
 def test_a_message_overrides_the_fields_that_it_names(
@@ -95,3 +113,16 @@ def test_a_wrong_override_is_refused_by_its_key() -> None:
         LocalTraining().overridden({"batch-size": 2.5})
     with pytest.raises(ConfigError, match="learning-rate-scale is 0"):
         LocalTraining().overridden({"learning-rate-scale": 0})
+
+
+@pytest.mark.parametrize(
+    ("fields", "radius"),
+    [
+        ({}, 0.0),
+        ({"perturbation": "smooth-out"}, 0.0375),
+        ({"perturbation": "ada-smooth-out"}, 0.15),
+        ({"perturbation": "ada-smooth-out", "perturbation_radius": 0.4}, 0.4),
+    ],
+)
+def test_a_perturbation_without_a_radius_has_its_usual_one(fields: dict[str, object], radius: float) -> None:
+    assert LocalTraining(**fields).noise_radius == radius

@@ -124,3 +124,15 @@ def test_a_folder_without_components_is_refused_in_one_line(tmp_path: Path) -> N
     with pytest.raises(errors.AppError, match="components") as caught:
         flower.app_components(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_message_with_another_content_is_known_by_the_same_id() -> None:
+    flower.set_task_identity(1)
+    message = Message(RecordDict({"config": ConfigRecord({"a": 1})}), dst_node_id=4, message_type="train")
+    changed = flower.with_content(message, RecordDict())
+    flower.set_message_id(changed, "m1")
+    assert (message.metadata.message_id, len(message.content), len(changed.content)) == ("m1", 1, 0)
+    reply = Message(RecordDict(), reply_to=message)
+    failed = flower.with_error(reply, flower.REPLY_UNAVAILABLE, "not to be read")
+    assert (failed.has_error(), failed.has_content(), reply.has_error()) == (True, False, False)
+    assert (failed.error.reason, failed.metadata.src_node_id) == ("not to be read", 4)

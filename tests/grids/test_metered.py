@@ -1,17 +1,30 @@
+"""What the meter counts of messages that are sent and received, whatever the strategy."""
+
 import gc
 import itertools
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.serverapp import Grid
+from apps.echoing import (
+    DROPPED,
+    FAILED,
+    Clock,
+    Echo,
+    arrays_of,
+    bytes_in,
+    error_to,
+    fates,
+    reply_to,
+    request,
+    sizes,
+)
+from flwr.app import Array, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedeff.core.flower import set_message_id, set_task_identity
+from fedeff.core.flower import set_task_identity
 from fedeff.grids.cohort import Cohort, Folded, Receipt
 from fedeff.grids.metered import MeteredGrid
 
@@ -19,92 +32,6 @@ from fedeff.grids.metered import MeteredGrid
 @pytest.fixture(autouse=True, scope="module")
 def task():
     set_task_identity(1)
-
-
-DROPPED, FAILED = "dropped", "failed"
-
-
-def arrays_of(sizes: Iterable[int]) -> ArrayRecord:
-    return ArrayRecord({f"layer{i}": Array(np.zeros(size, np.float32)) for i, size in enumerate(sizes)})
-
-
-def request(node, sizes=(3,), kind="train", server_round=1, group_id=None):
-    content = RecordDict({"arrays": arrays_of(sizes)})
-    if server_round is not None:
-        content["config"] = ConfigRecord({"server-round": server_round})
-    message = Message(content, node, kind, group_id=group_id)
-    set_message_id(message, f"message-{node}")
-    return message
-
-
-def reply_to(message, sizes=(3,), **metrics):
-    named = {key.replace("_", "-"): value for key, value in metrics.items()}
-    return Message(RecordDict({"arrays": arrays_of(sizes), "metrics": MetricRecord(named)}), reply_to=message)
-
-
-def error_to(message):
-    return Message(Error(code=3, reason="raised"), reply_to=message)
-
-
-def bytes_in(content: RecordDict) -> int:
-    return sum(len(a.data) for record in content.array_records.values() for a in record.values())
-
-
-class Echo(Grid):
-    """Answers each message by `answer(message)`; None drops it. Counts what it was asked for."""
-
-    def __init__(self, answer, lazy=False, clock=None):
-        self.answer, self.lazy, self.clock = answer, lazy, clock
-        self.received, self.answered, self.timeout, self.closed = [], 0, None, False
-        self.waiting: dict[str, Message] = {}
-
-    def set_run(self, run):
-        self.a_run = run
-
-    @property
-    def run(self):
-        return self.a_run
-
-    def create_message(self, content, message_type, dst_node_id, group_id, ttl=None):
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
-
-    def get_node_ids(self):
-        return [4, 2]
-
-    def push_messages(self, messages):
-        for message in messages:
-            self.received.append(message)
-            self.waiting[message.metadata.message_id] = message
-            yield message.metadata.message_id
-
-    def pull_messages(self, message_ids):
-        pulled = [self.answer(self.waiting.pop(key)) for key in message_ids if key in self.waiting]
-        return [reply for reply in pulled if reply is not None]
-
-    def send_and_receive(self, messages, *, timeout=None):
-        self.timeout = timeout
-        self.received = messages if isinstance(messages, Cohort) else list(messages)
-        replies = self._replies()
-        return replies if self.lazy else list(replies)
-
-    def _replies(self):
-        try:
-            for message in self.received:
-                if (reply := self.answer(message)) is not None:
-                    self.answered += 1
-                    if self.clock is not None:
-                        self.clock.now_s += 1.5
-                    yield reply
-        finally:
-            self.closed = True
-
-
-class Clock:
-    now_s = 0.0
-
-
-sizes = st.lists(st.integers(0, 40), max_size=3)
-fates = st.sampled_from([DROPPED, FAILED]) | sizes
 
 
 @settings(max_examples=60, deadline=None)
@@ -267,6 +194,18 @@ def test_odd_metrics_do_no_harm():
     assert record.participants == (0, 1, 2, 3, 4)
 
 
+def test_clients_without_examples_are_not_the_worst():
+    def answer(message):
+        examples = message.metadata.dst_node_id
+        return reply_to(message, eval_accuracy=0.5 if examples else 0.0, num_examples=examples)
+
+    grid = MeteredGrid(Echo(answer))
+    grid.send_and_receive([request(i, kind="evaluate") for i in range(3)])
+    grid.send_and_receive([request(0, kind="evaluate")])
+    assert [record.worst_tenth for record in grid.exchanges] == [{"eval-accuracy": 0.5}, {}]
+    assert [record.metrics for record in grid.exchanges] == [{"eval-accuracy": 0.5}, {}]
+
+
 @pytest.mark.parametrize(("clients", "tenth"), [(1, 1), (10, 1), (11, 2), (25, 3)])
 def test_the_worst_tenth_of_federated_evaluation(clients, tenth):
     def answer(message):
@@ -300,59 +239,6 @@ def test_virtual_seconds_come_from_the_clock():
         list(grid.send_and_receive([request(node) for node in range(4)]))
     assert [record.virtual_s for record in grid.exchanges] == [6.0, 6.0]
     assert all(record.wall_s >= 0 for record in grid.exchanges)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    plan=st.lists(st.tuples(sizes, fates, st.sampled_from(["train", "evaluate"])), min_size=1, max_size=9),
-    data=st.data(),
-)
-def test_pushes_and_pulls_add_up(plan, data):
-    def answer(message):
-        fate = plan[message.metadata.dst_node_id][1]
-        if fate == DROPPED:
-            return None
-        return error_to(message) if fate == FAILED else reply_to(message, fate)
-
-    records = []
-    grid = MeteredGrid(Echo(answer), records.append)
-    messages = [request(node, down, kind) for node, (down, _, kind) in enumerate(plan)]
-    pulled = []
-    cut = data.draw(st.integers(0, len(plan)))
-    for part in (messages[:cut], messages[cut:]):
-        ids = list(grid.push_messages(part))
-        half = data.draw(st.integers(0, len(ids)))
-        for some in (ids[:half], ids[half:], ids):
-            pulled += grid.pull_messages(some)
-    grid.close()
-    grid.close()
-    total = {
-        name: sum(getattr(record, name) for record in records)
-        for name in ("sent", "arrived", "errors", "missing", "uplink_bytes", "downlink_bytes")
-    }
-    arrived = [reply for reply in pulled if reply.has_content()]
-    assert total == {
-        "sent": len(plan),
-        "arrived": len(arrived),
-        "errors": sum(fate == FAILED for _, fate, _ in plan),
-        "missing": sum(fate == DROPPED for _, fate, _ in plan),
-        "uplink_bytes": sum(bytes_in(reply.content) for reply in arrived),
-        "downlink_bytes": sum(bytes_in(message.content) for message in messages),
-    }
-    assert all(record.kind in ("train", "evaluate") for record in records)
-
-
-def test_pulls_that_bring_nothing_leave_no_record():
-    grid = MeteredGrid(Echo(reply_to))
-    ids = list(grid.push_messages([request(1, server_round=3)]))
-    grid.pull_messages([])
-    grid.pull_messages(ids)
-    grid.pull_messages(ids)
-    sent, pulled = grid.exchanges
-    assert (sent.sent, sent.arrived, sent.server_round) == (1, 0, 3)
-    assert (pulled.sent, pulled.arrived, pulled.server_round) == (0, 1, 3)
-    assert sent.pushed
-    assert pulled.pushed
 
 
 def test_everything_else_is_the_wrapped_grids():

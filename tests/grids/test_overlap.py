@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from fedeff.core.delays import VirtualClock
 from fedeff.core.flower import set_message_id, set_task_identity
 from fedeff.core.layers import payload_bytes
-from fedeff.grids import Cohort, MeteredGrid, OverlapGrid
+from fedeff.grids import Cohort, MeteredGrid, OverlapGrid, PassingGrid
 from fedeff.simulation import run_simulation
 
 
@@ -154,12 +154,34 @@ def test_errors_are_replies(clock):
     assert [reply.has_error() for reply in replies] == [True]
 
 
-def test_messages_that_could_not_be_sent_are_not_waited_for(clock):
+def test_messages_that_could_not_be_sent_are_answered_at_once_with_an_error(clock):
     slow = Slow()
-    slow.unsendable = {2}
+    slow.unsendable = {2, 4}
     grid = OverlapGrid(slow, lambda replies, outstanding: False)
-    assert nodes_of(grid.send_and_receive(iter(asked(1, 2)))) == [1]
+    messages = asked(2, 1, 4)
+    replies = grid.send_and_receive(iter(messages))
+    assert nodes_of(replies) == [2, 4, 1]
+    assert [reply.has_error() for reply in replies] == [True, True, False]
+    answered = [reply.metadata.reply_to_message_id for reply in replies]
+    assert answered == [messages[i].metadata.message_id for i in (0, 2, 1)]
+    assert len(set(answered)) == 3
     assert grid.outstanding == 0
+    assert nodes_of(grid.send_and_receive(asked(2))) == [2]
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_flower_s_grids_number_a_message_before_they_fail_to_send_it(clock, noted):
+    """One gives None for it, the other leaves it out; both have given it an id."""
+
+    class Numbering(Slow):
+        def push_messages(self, messages):
+            for message in messages:
+                set_message_id(message, "its own")
+            return [None] if noted else []
+
+    (reply,) = OverlapGrid(Numbering(), at_least(1)).send_and_receive(asked(1))
+    assert reply.has_error()
+    assert reply.metadata.reply_to_message_id == "its own"
 
 
 def test_other_kinds_go_through_the_wrapped_grid_as_they_are(clock):
@@ -244,6 +266,45 @@ def test_on_a_clock_a_timeout_is_virtual_and_a_wait_in_vain_ends():
         assert clock.now_s == 5.0
 
     drive(main, 3, clock=clock)
+
+
+class Losing(PassingGrid):
+    """A Grid that loses every message that is pushed."""
+
+    def push_messages(self, messages):
+        for number, message in enumerate(messages):
+            set_message_id(message, f"lost-{number}")
+            yield f"lost-{number}"
+
+
+def test_where_nothing_will_come_a_wait_lasts_as_long_as_it_may_and_without_a_limit_no_time():
+    clock = VirtualClock(seconds_per_step=1.0)
+
+    def main(grid, context):
+        over = OverlapGrid(Losing(grid), lambda replies, outstanding: False)
+        assert over.send_and_receive(train_messages(grid, [0])) == []
+        assert clock.now_s == 0.0
+        assert over.send_and_receive([], timeout=7.0) == []
+        assert clock.now_s == 7.0
+        assert over.outstanding == 1
+
+    drive(main, 1, clock=clock)
+
+
+def test_a_wait_in_vain_counts_in_the_round_that_waited_also_before_an_evaluation():
+    clock = VirtualClock(seconds_per_step=1.0, latency_s=0.5)
+
+    def main(grid, context):
+        metered = MeteredGrid(grid, clock=clock)
+        over = OverlapGrid(metered, lambda replies, outstanding: False)
+        over.send_and_receive(train_messages(grid, [0]), timeout=2.0)  # one that takes 3 s
+        assert sum(one.virtual_s for one in metered.exchanges) == 2.0
+        content = RecordDict({"arrays": arithmetic.start_arrays(), "config": ConfigRecord()})
+        over.send_and_receive([Message(content, grid.get_node_ids()[0], "evaluate")])
+        over.send_and_receive([])
+        assert sum(one.virtual_s for one in metered.exchanges) == pytest.approx(clock.now_s)
+
+    drive(main, 1, clock=clock)
 
 
 def test_an_evaluation_while_others_train_counts_its_time_once():

@@ -2,10 +2,13 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -30,7 +33,12 @@ def accuracy(output: str) -> float:
 
 def test_every_example_is_tested_and_listed() -> None:
     scripts = {path.name for path in EXAMPLES.glob("*.py")}
-    assert scripts == {"compare_strategies.py", "own_data_and_model.py", "server_momentum.py"}
+    assert scripts == {
+        "coded_replies.py",
+        "compare_strategies.py",
+        "own_data_and_model.py",
+        "server_momentum.py",
+    }
     assert all(name in (EXAMPLES / "README.md").read_text() for name in scripts)
 
 
@@ -38,13 +46,25 @@ def test_server_momentum(tmp_path: Path) -> None:
     assert accuracy(run(sys.executable, str(EXAMPLES / "server_momentum.py"), cwd=tmp_path)) > 0.6
 
 
+def test_coded_replies(tmp_path: Path) -> None:
+    output = run(sys.executable, str(EXAMPLES / "coded_replies.py"), cwd=tmp_path)
+    down, up = (float(number) for number in re.findall(r"(\d+) bytes", output))
+    assert up < down / 12
+    assert accuracy(output) > 0.7
+
+
 def test_own_data_and_model(tmp_path: Path) -> None:
     assert accuracy(run(sys.executable, str(EXAMPLES / "own_data_and_model.py"), cwd=tmp_path)) > 0.9
 
 
-def test_compare_strategies(tmp_path: Path) -> None:
-    script = str(EXAMPLES / "compare_strategies.py")
-    lines = run(sys.executable, script, str(tmp_path), cwd=tmp_path).splitlines()
+def test_compare_strategies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, which has loaded torch already, and for two cycles of FedLAMA only."""
+    example = runpy.run_path(str(EXAMPLES / "compare_strategies.py"))
+    monkeypatch.setitem(example["TASK"], "num-server-rounds", 8)
+    example["main"](tmp_path)
+    lines = capsys.readouterr().out.splitlines()
     up = {line.split()[0]: float(re.findall(r"([\d.]+) MB up", line)[0]) for line in lines[:3]}
     assert up["fedlama"] < up["fedavg"] > up["fedluar"]
     assert all((tmp_path / strategy / "report.html").is_file() for strategy in up)

@@ -1,14 +1,10 @@
 """One seeded app, every way to run it, the same weights."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-from apps import arithmetic, flower_engine, secret_sum
+from apps import arithmetic, secret_sum
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import (
     DifferentialPrivacyServerSideFixedClipping,
@@ -96,33 +92,6 @@ def test_two_nodes_of_a_ray_cluster_give_the_same_bits() -> None:
     finally:
         two.shutdown()
     assert_same_bits(final_arrays(STOCK["FedAvg"], engine="inline"), on_cluster)
-
-
-@pytest.mark.parametrize("kind", ["stock", "ours"])
-def test_flowers_own_engine_agrees(kind: str, tmp_path: Path) -> None:
-    """To 1e-6 for stock strategies, whose order of summing Flower leaves open; ours to the bit."""
-    out = tmp_path / "flower.npz"
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_HOME": str(tmp_path),
-    }
-    finished = subprocess.run(
-        [sys.executable, "-m", "apps.flower_engine", kind, str(out)],
-        env=environment,
-        capture_output=True,
-        timeout=180,
-        check=False,
-    )
-    assert out.exists(), finished.stderr.decode()[-2000:]
-    server = arithmetic.server_app(lambda: flower_engine.strategy(kind), flower_engine.ROUNDS)
-    result = run_simulation(server, arithmetic.client_app, flower_engine.CLIENTS, engine="inline")
-    ours = {name: array.numpy() for name, array in result.context.state["arrays"].items()}
-    theirs = dict(np.load(out))
-    if kind == "ours":
-        assert_same_bits(ours, theirs)
-    for name in ours:
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6)
 
 
 def test_the_legacy_secure_aggregation_workflow_runs_unchanged(cluster: None) -> None:

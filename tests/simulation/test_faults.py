@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from apps import arithmetic
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -128,6 +129,21 @@ def main(grid, context):
 
 run_simulation(arithmetic.driver_app(main), arithmetic.client_app, 4, num_actors=1)
 """
+
+
+def test_a_ray_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def too_slow(**settings: object) -> None:
+        calls.append(settings)
+        raise Exception("The current node timed out\nduring startup.")  # the class that Ray raises
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", too_slow)
+    said = r"cannot start Ray: The current node timed out during startup\.; .*engine='inline'"
+    with pytest.raises(errors.EngineError, match=said):
+        run()
+    assert len(calls) == 1
 
 
 def test_ctrl_c_ends_the_run_and_every_process_of_it(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def naive_partial(groups, by, sweeps, overlap, rounds):
             if not overlap and t - 1 in means:
                 clients[p] = put(weights, means[t - 1])
         clients = {p: step(weights, p, server_round) for p, weights in clients.items()}
-        parts = tuple(server) if t == ticks - 1 else cut[t % groups]
+        parts = tuple(server) if t == ticks - 1 or server_round == rounds else cut[t % groups]
         sent[t] = {p: take(weights, parts) for p, weights in clients.items()}
         means[t] = mean_of(sent[t])
         server = put(server, means[t])
@@ -156,6 +156,7 @@ def test_partial_averaging_is_what_a_naive_twin_does(by, sweeps, overlap, vector
     strategy = PartialAvg(groups=groups, by=by, sweeps=sweeps, overlap=overlap)
     models, told, _ = run(strategy, 2 * groups * sweeps + 1, vectorise=vectorise)
     assert nothing_lost(told)
+    assert [len(synchronised) for *_, synchronised in told][-1] == 2  # cut within a cycle, and closed
     for one, two in zip(models, naive_partial(groups, by, sweeps, overlap, len(models)), strict=True):
         close(one, two, atol=1e-5)
 

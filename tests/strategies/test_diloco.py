@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from apps.cycles import Tagged
 from apps.cycling import SHAPES, Clients, average, close, model, play, same, trained
 from flwr.app import ConfigRecord
 
@@ -10,16 +11,7 @@ from fedeff.core.errors import ConfigError
 from fedeff.core.layers import decode_record, encode_record
 from fedeff.strategies.byte_groups import groups_of_layers
 from fedeff.strategies.diloco import DiLoCo
-from fedeff.strategies.fedavg import FedAvg
 from fedeff.strategies.nesterov import Nesterov
-
-
-class Tagged(FedAvg):
-    """FedAvg whose messages have the tags that the naive client reads."""
-
-    def configure_train(self, server_round, arrays, config, grid):
-        tags = {"cycle": server_round, "cycle-round": 0, "layer-versions": [0] * 4}
-        return super().configure_train(server_round, arrays, ConfigRecord({**config, **tags}), grid)
 
 
 def test_a_step_by_hand():

@@ -1,11 +1,12 @@
 """FedBuff: FedAvg where nothing is stale, its weights by hand, who is asked, faults, and resuming."""
 
+import itertools
 import logging
 import math
 
 import numpy as np
 import pytest
-from apps.displacing import Played, agree, examples_of, play, start
+from apps.displacing import OneSlow, Played, agree, examples_of, play, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -252,6 +253,43 @@ def test_clients_that_could_only_bring_what_is_too_stale_are_given_up():
     assert len(strategy._under_way) <= 8
 
 
+def test_a_message_that_could_not_be_sent_holds_no_place():
+    """Its client has failed, and is idle at once."""
+    clock = VirtualClock(Pareto(1.2), seconds_per_step=0.5)
+    strategy = FedBuff(concurrency=4, buffer=2)
+    played = play(strategy, 4, 4, clock=clock, faults={(1, 1): "unsent", (2, 1): "unsent"})
+    assert played.book.fired == ["unsent", "unsent"]
+    assert played.failed == [0, 2, 0, 0, 0]
+    assert [len(nodes) for nodes in sent_in(played).values()] == [4, 4, 2, 2]
+    check_steps(played, 2)
+
+
+@pytest.mark.parametrize("timeout", [None, 5.0])
+def test_where_nothing_can_be_sent_a_round_is_over_at_once(timeout):
+    unsent = {(partition, 1): "unsent" for partition in range(3)}
+    clock = VirtualClock(seconds_per_step=0.5)
+    played = play(FedBuff(concurrency=3, buffer=3), 3, 2, clock=clock, faults=unsent, timeout=timeout)
+    assert played.failed == [0, 3, 0]
+    assert played.virtual_s == [0.0, 0.0, 1.0]
+    agree(played.models[2], start())
+
+
+def test_a_slow_client_is_not_sent_more_than_it_can_answer_and_takes_part_when_it_is_back():
+    clock = VirtualClock(OneSlow(until=12), seconds_per_step=0.5)
+    strategy = FedBuff(concurrency=4, buffer=4)
+    played = play(strategy, 4, 60, clock=clock, timeout=3.0)
+    assert max(played.backlog(0)) == 2
+    assert any(0 in partitions for partitions in list(sent_in(played).values())[-3:])
+    assert strategy.resting == ()
+
+
+def test_where_every_client_rests_a_round_waits_for_one_to_come_back():
+    clock = VirtualClock(seconds_per_step=2.0)  # 4 s for each
+    played = play(FedBuff(concurrency=3, buffer=3), 3, 12, clock=clock, timeout=1.0)
+    assert max(max(played.backlog(partition)) for partition in range(3)) == 2
+    assert all(after > before for before, after in itertools.pairwise(played.virtual_s))
+
+
 def test_replies_of_a_round_that_was_not_asked_for_are_an_error():
     with pytest.raises(EngineError, match="not called before"):
         FedBuff().aggregate_train(1, [])
@@ -292,6 +330,8 @@ def test_a_resumed_run_draws_its_clients_anew():
         ({"server_learning_rate": 0.0}, "server_learning_rate is 0.0"),
         ({"server_learning_rate": math.inf}, "server_learning_rate is inf"),
         ({"max_staleness": -1}, "max_staleness is -1"),
+        ({"cohort": 5}, "cohort is 5; FedBuff calls it concurrency"),
+        ({"fold": "workers"}, "fold is 'workers', but FedBuff sums on the server"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

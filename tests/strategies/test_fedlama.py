@@ -4,24 +4,16 @@ import math
 
 import numpy as np
 import pytest
+from apps.cycles import Tagged
 from apps.cycling import SHAPES, Clients, average, close, examples_of, model, play, same, trained
 from flwr.app import ConfigRecord
 
 from fedeff.core.errors import ConfigError
 from fedeff.core.layers import decode_record, encode_record, group_layers, payload_bytes
-from fedeff.strategies.fedavg import FedAvg
 from fedeff.strategies.fedlama import FedLAMA, layer_sizes, unit_discrepancies
 from fedeff.strategies.spread import SpreadTotal
 
 LAYERS = {"conv": 16, "fc1": 80, "fc2": 30, "scale": 1}
-
-
-class Tagged(FedAvg):
-    """FedAvg whose messages have the tags that the naive client reads."""
-
-    def configure_train(self, server_round, arrays, config, grid):
-        tags = {"cycle": server_round, "cycle-round": 0, "layer-versions": [0] * len(LAYERS)}
-        return super().configure_train(server_round, arrays, ConfigRecord({**config, **tags}), grid)
 
 
 @pytest.mark.parametrize("fold", ["server", "workers"])

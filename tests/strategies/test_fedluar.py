@@ -17,7 +17,14 @@ from fedeff.grids import MeteredGrid
 from fedeff.models import build
 from fedeff.simulation import run_simulation
 from fedeff.strategies import FedAvg
-from fedeff.strategies.fedluar import FedLUAR, change_of, draw_recycled, recyclable_layers, relative_change
+from fedeff.strategies.fedluar import (
+    FedLUAR,
+    change_of,
+    draw_recycled,
+    least_score,
+    recyclable_layers,
+    relative_change,
+)
 
 MODEL = encode_record(
     {
@@ -117,12 +124,29 @@ def test_draws_are_proportional_to_the_inverse_of_the_scores(count):
         assert abs(seen.count(chosen) / draws - chance) < 4 * deviation
 
 
-def test_layers_that_did_not_move_go_first_and_those_that_moved_from_zero_last():
+def test_layers_that_moved_from_zero_are_recycled_after_all_others():
     scores = {"a": np.inf, "b": 1.0, "c": 0.0, "d": 5.0}
     for seed in range(50):
-        rng = np.random.default_rng(seed)
-        assert draw_recycled(scores, 1, rng) == ("c",)
-        assert draw_recycled(scores, 3, rng) == ("b", "c", "d")
+        assert draw_recycled(scores, 3, np.random.default_rng(seed)) == ("b", "c", "d")
+
+
+@pytest.mark.parametrize(
+    ("scores", "least"),
+    [([0.0, 1.0, 3.0, 5.0], 0.3), ([0.0, 2.0, np.inf], 0.2), ([0.0, 0.0], 1.0), ([np.inf], 1.0), ([], 1.0)],
+)
+def test_the_least_score_by_hand(scores, least):
+    assert least_score(scores) == pytest.approx(least)
+
+
+@pytest.mark.parametrize("score", [0.0, 1e-300])
+def test_a_layer_that_did_not_move_is_drawn_as_if_it_had_a_little(score):
+    scores, draws, rng = {"a": score, "b": 0.5, "c": 1.0, "d": 2.0}, 5_000, np.random.default_rng(1)
+    seen = [frozenset(draw_recycled(scores, 2, rng)) for _ in range(draws)]
+    expected = probabilities({**scores, "a": least_score(scores.values())}, 2)
+    for chosen, chance in expected.items():
+        deviation = np.sqrt(chance * (1 - chance) / draws)
+        assert abs(seen.count(chosen) / draws - chance) < 4 * deviation
+    assert sum("a" not in chosen for chosen in seen) > 25
 
 
 @given(count=st.integers(0, 5), seed=st.integers(0, 2**32 - 1))
@@ -191,7 +215,7 @@ def test_recycled_layers_move_as_they_last_did_and_the_others_are_averaged(clien
 def test_the_draw_follows_the_scores_of_the_last_updates(make_grid, make_reply):
     def client(partition, message):
         arrays = decode_record(message.content["arrays"])
-        step = {"conv": 0.0, "fc1": 1e-4, "fc2": 5.0, "norm": 1.0}
+        step = {"conv": 0.0, "fc1": 1e-4, "fc2": 1e3, "norm": 1.0}
         new = {
             key: np.asarray(values + step[key.split(".")[0]], values.dtype) for key, values in arrays.items()
         }
@@ -203,6 +227,27 @@ def test_the_draw_follows_the_scores_of_the_last_updates(make_grid, make_reply):
         model = one_round(strategy, grid, server_round, model)
         if server_round > 1:
             assert recycled_in(grid.sent[-1]) == {"conv", "fc1"}
+
+
+def test_a_layer_that_stood_still_once_is_sent_again(make_grid, make_reply):
+    def client(partition, message):
+        arrays = decode_record(message.content["arrays"])
+        still = "conv" if message.content["config"]["server-round"] == 1 else "none"
+        new = {
+            key: np.asarray(values + (not key.startswith(still)), values.dtype)
+            for key, values in arrays.items()
+        }
+        due = message.content["config"].get("layers-due", list(new))
+        return make_reply(partition, {key: new[key] for key in due})
+
+    strategy, grid, model = FedLUAR(recycled_layers=1), make_grid(client, 2), MODEL
+    for server_round in range(1, 100):
+        model = one_round(strategy, grid, server_round, model)
+    recycled = [recycled_in(messages) for messages in grid.sent]
+    again = recycled[1:].index(next(one for one in recycled[1:] if "conv" not in one))
+    assert recycled[1 : 1 + again] == [{"conv"}] * again
+    assert again > 3  # it is likely to be recycled all the same
+    assert decode_record(model)["conv.bias"][0] > 50
 
 
 def test_by_default_half_of_the_layers_that_may_be_are_recycled(client, make_grid):

@@ -76,6 +76,8 @@ def test_a_key_has_one_default_in_all_strategies():
 
 def test_fedprox_is_fedavg_whose_clients_are_told_to_stay_near():
     assert build("fedprox", {"prox-mu": 0.3}).train_config == {"prox-mu": 0.3}
+    assert build("fedprox", {"prox-mu": 0}).train_config == {"prox-mu": 0.0}
+    assert build("fedprox").train_config == {"prox-mu": 0.1}
     assert build("fedavg").train_config == {}
 
 
@@ -90,7 +92,7 @@ def test_fedprox_is_fedavg_whose_clients_are_told_to_stay_near():
         ("fedavg", {"cohort": True}, "cohort = True is not of type int"),
         ("fedavg", {"fold": 1}, "fold = 1 is not of type str"),
         ("fedavg", {"fold": "wrokers"}, "did you mean 'workers'"),
-        ("fedprox", {"prox-mu": 0}, "prox-mu = 0.0: fedprox needs a positive pull"),
+        ("fedprox", {"prox-mu": -0.1}, "prox-mu = -0.1: fedprox needs a pull of 0 or more"),
         ("fedlama", {"phi": 0}, "phi is 0"),
     ],
 )

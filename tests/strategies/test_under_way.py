@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from flwr.app import Error, Message, MetricRecord, RecordDict
+from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_ins_message
 
 from fedeff.core.flower import set_message_id
 from fedeff.core.layers import encode_record
@@ -41,6 +42,50 @@ def test_what_is_given_up_is_no_longer_known_sent_or_not():
     assert sorted(sent.note for sent in lost) == [2, 3]
     assert sorted(sent.note for sent in under_way) == [0, 1]
     assert under_way.take(Message(RecordDict(), reply_to=message(3, "m3"))) is None
+
+
+def answer(node: int, key: str) -> Message:
+    return Message(RecordDict(), reply_to=message(node, key))
+
+
+def test_what_is_given_up_is_unanswered_until_its_node_answers():
+    under_way: UnderWay[int] = UnderWay()
+    for note, node in enumerate((7, 7, 7, 8)):
+        under_way.add(message(node, f"m{note}"), note)
+    assert under_way.unanswered() == {7: 3, 8: 1}
+    under_way.give_up(lambda note: note < 2)
+    assert under_way.unanswered() == {7: 3, 8: 1}
+    assert under_way.take(answer(7, "m0")) is None
+    assert under_way.unanswered() == {7: 2, 8: 1}
+    assert under_way.take(answer(7, "m0")) is None
+    assert under_way.unanswered() == {7: 2, 8: 1}
+
+
+@pytest.mark.parametrize(("answered", "left"), [("m1", 2), ("m2", 1), ("m3", 0)])
+def test_a_node_that_answers_a_message_has_lost_those_before_it(answered, left):
+    """The first three are given up, the last is under way."""
+    under_way: UnderWay[int] = UnderWay()
+    for note in range(4):
+        under_way.add(message(7, f"m{note}"), note)
+        under_way.give_up(lambda note: note < 3)
+    under_way.take(answer(7, answered))
+    assert under_way.unanswered()[7] == left
+
+
+def test_an_error_that_names_no_node_is_an_answer_of_the_node_that_was_asked():
+    under_way: UnderWay[int] = UnderWay()
+    under_way.add(message(7, "m"), 0)
+    under_way.give_up(lambda note: True)
+    under_way.take(create_message_error_unavailable_ins_message("m", run_id=1))
+    assert not under_way.unanswered()
+
+
+def test_a_message_that_was_never_sent_is_not_owed():
+    under_way: UnderWay[int] = UnderWay()
+    under_way.add(message(7), 0)
+    assert under_way.unanswered() == {7: 1}
+    under_way.give_up(lambda note: True)
+    assert not under_way.unanswered()
 
 
 def test_an_epoch_brings_each_mean_once():
