@@ -12,9 +12,9 @@ _HEAD = f"""# Strategies
 
 `make bench-strategies` writes this page; every run it rests on lies in a run folder with its own report.
 Accuracy is the mean of a run's last {LAST} evaluations on the server's test data; figures are mean ± standard
-deviation over seeds (in brackets how many are done). Bytes are payload: the sum of the serialised arrays that went
-up or down in the whole run. All cases of a comparison take the same number of local steps; a round to the
-target counts {STEPS} of them.
+deviation over seeds (in brackets how many are done). Bytes are payload: the sum of the serialised arrays
+that went up or down in the whole run. All cases of a comparison take the same number of local steps; a
+round to the target counts {STEPS} of them.
 """
 
 Outcomes = Mapping[str, tuple[Outcome, ...]]
