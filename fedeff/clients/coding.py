@@ -218,13 +218,8 @@ def _packed(
     for name, scale in scales.items():
         told[name] = {**told[name], _SHARED_SCALE: np.array(scale)}
     blob, after = RecordCodec.of(instruction.up).pack(arrays, told, rng, compact=compact)
-    remembered = {**memories, **{name: _own(memory) for name, memory in after.items()}}
-    return blob, {name: memory for name, memory in remembered.items() if memory}
-
-
-def _own(memory: Mapping[str, NDArray]) -> dict[str, NDArray]:
-    """What a codec remembers, without the scale that comes with each message."""
-    return {key: values for key, values in memory.items() if key != _SHARED_SCALE}
+    unsent = {name: memory for name, memory in memories.items() if name not in arrays}
+    return blob, {**unsent, **after}
 
 
 def _keep(opened: _Opened, memories: Mapping[str, Memories], reply: Mapping[str, Any]) -> None:

@@ -246,12 +246,9 @@ class CodecGrid(PassingGrid):
 
     def _decoded(self, reply: Message) -> Message:
         """The reply as the strategy sees it; an error where it cannot be read."""
-        if isinstance(reply, Folded):  # of a round whose messages asked for no coding
+        if isinstance(reply, Folded) or reply.has_error():  # folded: its messages asked for no coding
             return reply
         node = reply.metadata.src_node_id
-        if reply.has_error():
-            self._nodes.forget(node)
-            return reply
         try:
             return self._read(reply, node)
         except (CodecError, ReplyError) as error:

@@ -54,12 +54,10 @@ def _unpack(name: str, blob: bytes, answer: Answer, sent: Sent, coding: Coding, 
     if codec is None or not sent.instruction.up:
         raise CodecError(f"record {name!r} is coded, which was not asked for")
     expected = sent.expected if answer.compact else None
-    arrays, received.memories[name] = codec.unpack(
-        blob,
-        expected=expected,
-        limit_bytes=coding.limit_bytes,
-        memories=received.memories.get(name, {}),
-    )
+    before = received.memories.get(name, {})
+    arrays, after = codec.unpack(blob, expected=expected, limit_bytes=coding.limit_bytes, memories=before)
+    unsent = {array: memory for array, memory in before.items() if array not in arrays}
+    received.memories[name] = {**unsent, **after}
     if coding.share_scales:
         received.scales |= codec.scales(blob, expected=expected)
     whole = plus(arrays, base_of(sent.base, name)) if answer.difference else arrays

@@ -135,6 +135,17 @@ def test_senders_of_a_shared_scale_have_a_mean_of_few_levels():
         assert TernGrad().own_scale(payload, x.shape, x.dtype) == own != 1.5
 
 
+def test_a_large_shared_scale_does_not_undo_clipping():
+    """Of 400 ones and a hundred, sigma is 5.1; the mean of what is sent is that of the clipped value."""
+    x = np.array([100.0] + 400 * [1.0])
+    sigma = math.sqrt((10_000 + 400) / 401)
+    shared = {"shared-scale": np.array(50.0)}
+    draws = [TernGrad(1.0).encode(x, shared, rng(seed))[0] for seed in range(3000)]
+    hits = sum(TernGrad(1.0).decode(payload, x.shape, x.dtype, {})[0][0] == 50 for payload in draws)
+    share = sigma / 50
+    assert abs(hits - 3000 * share) < 5 * math.sqrt(3000 * share * (1 - share))
+
+
 @pytest.mark.parametrize("scale", [math.nan, math.inf, -1.0])
 def test_an_impossible_shared_scale_is_refused(scale):
     with pytest.raises(CodecError, match="shared scale"):

@@ -73,6 +73,21 @@ def test_remainders_of_any_width_do_not_wrap_around(rice):
         unpack_positions(memoryview(bytes([rice]) + b"\xff" * 100_000), 3000, 2999)
 
 
+def test_sums_do_not_wrap_around():
+    """2^18 gaps of 2^46 - 1 and as many steps are 2^64."""
+    count = 2**18
+    data = bytes([46]) + b"\xff" * (count * 46 // 8) + b"\xff" * (count // 8)
+    with pytest.raises(CodecError, match="past"):
+        unpack_positions(memoryview(data), count, 2**47)
+
+
+def test_remainders_wider_than_the_array_are_refused():
+    data = memoryview(bytes([10, 0, 0, 0x80]))
+    assert unpack_positions(data, 1, 1024)[0].tolist() == [0]
+    with pytest.raises(CodecError, match="not of 1 among 1023"):
+        unpack_positions(data, 1, 1023)
+
+
 def test_gaps_past_the_end_are_refused():
     packed = pack_positions(np.array([5, 900]), 1000)
     with pytest.raises(CodecError, match="past the 900 entries"):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from apps.coded import ROWS, Direct, arrays_of, asked, exchange, in_cycles, kept, model, moved, told
+from apps.coded import ROWS, Direct, answers, arrays_of, asked, exchange, in_cycles, kept, model, moved, told
 from flwr.app import Message, RecordDict
 
 from fedeff.compression import RecordCodec
@@ -47,6 +47,7 @@ def test_within_a_cycle_differences_are_to_what_was_sent_before():
                 if at == 0 or key == "fc2.weight":
                     np.testing.assert_allclose(values, expected[key], atol=1e-5)
         assert told(direct, 1, at + 1).get("builds-on", False) == (at > 0)
+        assert answers(direct, 1, [at + 1])[0].compact
     held = kept(direct, 1).replica.records["arrays"]
     assert (held["fc1.weight"][:4] == 9).all()
     assert np.array_equal(held["fc1.weight"][4:], decode_record(model())["fc1.weight"][4:])

@@ -121,6 +121,18 @@ def test_a_run_cut_after_any_exchange_and_restored_sends_the_same_blobs(options,
             ]
 
 
+def test_clients_with_a_message_under_way_begin_anew_in_a_restored_run():
+    direct = Direct(2)
+    grid = CodecGrid(direct, up=FEEDBACK, session=0)
+    exchange(grid, displaced(direct))
+    grid.push_messages(displaced(direct, [1]))
+    again = CodecGrid(direct, up=FEEDBACK, session=0)
+    again.restore(grid.state())
+    assert not any(reply.has_error() for reply in exchange(again, displaced(direct)))
+    assert "after" not in told(direct, 1, 3)
+    assert told(direct, 2, 3)["after"] == told(direct, 2, 1)["exchange"]
+
+
 @pytest.mark.parametrize("state", [{}, {"exchanges": np.array([1, 2])}, {"about": np.zeros(3, np.uint8)}])
 def test_anothers_state_is_refused(state):
     with pytest.raises(ResumeError, match="start a new run"):
