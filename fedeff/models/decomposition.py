@@ -34,9 +34,7 @@ class DecomposedConv2d(nn.Module):
             )
         self.basis = copy.deepcopy(conv)  # with its stride, its padding and, if cropped, its margins
         self.basis.out_channels, self.basis.bias = rank, None
-        self.mix = nn.Conv2d(
-            rank, conv.out_channels, 1, bias=conv.bias is not None, device=conv.weight.device
-        )
+        self.mix = nn.Conv2d(rank, conv.out_channels, 1, bias=conv.bias is not None).to(conv.weight)
         # Both factors take the root of the singular values, so that both train at one step size.
         left, singular, right = torch.linalg.svd(filters.double(), full_matrices=False)
         root = singular[:rank].sqrt()

@@ -126,7 +126,7 @@ def test_decomposed_models_train() -> None:
         loss = nn.functional.cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0]
 
 
