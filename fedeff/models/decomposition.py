@@ -23,10 +23,11 @@ class DecomposedConv2d(nn.Module):
     the convolution had one, `mix.bias`. Training goes on as for any layer.
     """
 
-    def __init__(self, conv: nn.Conv2d, rank: int) -> None:
+    def __init__(self, conv: nn.Conv2d, rank: int, *, most: int | None = None) -> None:
+        """`most` is the highest rank that is taken, the convolution's own if None; what it lacks is zero."""
         super().__init__()
         filters = conv.weight.detach().flatten(1)
-        full = min(filters.shape)
+        full = most or min(filters.shape)
         if not 1 <= rank <= full or conv.groups != 1:
             raise ConfigError(
                 f"a convolution of {filters.shape[0]} filters in {conv.groups} group(s) cannot have rank "
@@ -38,10 +39,11 @@ class DecomposedConv2d(nn.Module):
         # Both factors take the root of the singular values, so that both train at one step size.
         left, singular, right = torch.linalg.svd(filters.double(), full_matrices=False)
         root = singular[:rank].sqrt()
-        rows = (root[:, None] * right[:rank]).view(rank, *conv.weight.shape[1:])
-        self.basis.weight = nn.Parameter(rows.to(conv.weight.dtype))
+        rows = filters.new_zeros(rank, filters.shape[1])
+        rows[: len(root)] = (root[:, None] * right[:rank]).to(filters.dtype)
+        self.basis.weight = nn.Parameter(rows.view(rank, *conv.weight.shape[1:]))
         with torch.no_grad():
-            self.mix.weight.copy_((left[:, :rank] * root)[:, :, None, None])
+            self.mix.weight.zero_()[:, : len(root)] = (left[:, :rank] * root)[:, :, None, None]
             if conv.bias is not None and self.mix.bias is not None:
                 self.mix.bias.copy_(conv.bias)
 

@@ -47,7 +47,9 @@ def apply(structure: Structure, module: nn.Module) -> nn.Module:
     for name, window in structure.windows.items():
         _replace(small, name, CroppedConv2d(_convolution(small, name), window))
     for name, rank in structure.ranks.items():
-        _replace(small, name, DecomposedConv2d(_convolution(small, name), rank))
+        # Cut after it was decomposed, a layer may have fewer filters than basis filters.
+        whole = min(_convolution(module, name).weight.flatten(1).shape)
+        _replace(small, name, DecomposedConv2d(_convolution(small, name), rank, most=whole))
     return small
 
 
