@@ -4,7 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Allowed", "above", "anything", "at_least", "at_least_or", "below", "between", "one_of", "switch"]
+__all__ = [
+    "Allowed",
+    "above",
+    "anything",
+    "at_least",
+    "at_least_or",
+    "below",
+    "between",
+    "inside",
+    "one_of",
+    "switch",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,11 @@ def above(low: float) -> Allowed:
 def below(low: float, high: float) -> Allowed:
     """Numbers from `low` up to, but without, `high`."""
     return Allowed(f"at least {low:g} and below {high:g}", lambda value: bool(low <= value < high))
+
+
+def inside(low: float, high: float) -> Allowed:
+    """Numbers greater than `low` and smaller than `high`."""
+    return Allowed(f"above {low:g} and below {high:g}", lambda value: bool(low < value < high))
 
 
 def between(low: float, high: float) -> Allowed:

@@ -57,6 +57,7 @@ def training_of(settings: Settings) -> LocalTraining:
         qn_history=settings.qn_history,
         qn_interval=settings.qn_interval,
         qn_beta=settings.qn_beta,
+        qn_damping=settings.qn_damping,
         autocast=settings.autocast,
         device=settings.device,
     )

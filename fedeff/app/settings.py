@@ -10,7 +10,18 @@ from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fedeff.app.allowed import Allowed, above, anything, at_least, at_least_or, below, between, one_of, switch
+from fedeff.app.allowed import (
+    Allowed,
+    above,
+    anything,
+    at_least,
+    at_least_or,
+    below,
+    between,
+    inside,
+    one_of,
+    switch,
+)
 from fedeff.core.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -109,6 +120,7 @@ class Settings:
     qn_beta: float = _setting(
         0.999, "weight of earlier steps in slim-qn's averages of weights and gradients", below(0, 1)
     )
+    qn_damping: float = _setting(0.01, "least curvature of slim-qn's pairs: higher is steadier", inside(0, 1))
     sparsity: str = _setting(
         "none",
         "structure that clients' penalties give the model, which the server then makes smaller: groups of "

@@ -51,6 +51,7 @@ class Optimiser:
                 history=training.qn_history,
                 interval=training.qn_interval,
                 beta=training.qn_beta,
+                damping=training.qn_damping,
             )
             if training.optimizer == "slim-qn"
             else None

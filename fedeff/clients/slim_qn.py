@@ -17,7 +17,7 @@ from fedeff.core.layers import group_layers
 
 __all__ = ["LayerCurvature", "Pair", "damped", "two_loop"]
 
-_LOW, _HIGH = 0.01, 1.5  # bounds of a pair's curvature s'y / s's
+_HIGH = 1.5  # a pair's curvature s'y / s's is at most this
 _AVERAGES = 4  # arrays before the pairs: averages of weights and gradients, now and at the last pair
 
 
@@ -36,8 +36,8 @@ class Pair:
         return cls(s, y, float(s @ y), float(y @ y))
 
 
-def damped(s: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """`phi y + (1 - phi) s`, whose curvature along `s` lies within [0.01, 1.5].
+def damped(s: torch.Tensor, y: torch.Tensor, low: float) -> torch.Tensor:
+    """`phi y + (1 - phi) s`, whose curvature along `s` lies within [low, 1.5]; `low` is in (0, 1).
 
     `phi` is 1 where that of `y` does. Where `s` is zero there is no curvature, and `y` comes back.
     """
@@ -45,8 +45,8 @@ def damped(s: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     if squared == 0:
         return y
     curvature = float(s @ y) / squared
-    if curvature < _LOW:
-        phi = (1 - _LOW) / (1 - curvature)
+    if curvature < low:
+        phi = (1 - low) / (1 - curvature)
     elif curvature > _HIGH:
         phi = (_HIGH - 1) / (curvature - 1)
     else:
@@ -79,10 +79,11 @@ class LayerCurvature:
     """Turns the gradients of one client into quasi-Newton directions, each layer by itself.
 
     `keys` name the parameters, and so the layers that they belong to. Every step the averages move
-    by `beta`; every `interval` steps, from the second time on, they give each layer a pair, of which
-    the last `history` count. Until then directions are the gradients. The averages begin at the
-    first weights and gradients, with weights `(1 - beta) / (1 - beta^t)` as Adam corrects its means:
-    averages that began at zero would give first pairs that tell how large the weights are.
+    by `beta`; every `interval` steps, from the second time on, they give each layer a pair, damped to
+    a curvature of at least `damping`, of which the last `history` count. Until then directions are
+    the gradients. The averages begin at the first weights and gradients, with weights
+    `(1 - beta) / (1 - beta^t)` as Adam corrects its means: averages that began at zero would give
+    first pairs that tell how large the weights are.
     """
 
     def __init__(
@@ -93,10 +94,12 @@ class LayerCurvature:
         history: int,
         interval: int,
         beta: float,
+        damping: float,
     ) -> None:
         places = {key: place for place, key in enumerate(keys)}
         self._blocks = [[places[key] for key in group] for group in group_layers(keys).values()]
         self._keys, self._interval, self._beta = tuple(keys), interval, beta
+        self._damping = damping
         self._states = [_Block(torch.zeros_like(_flat(block, parameters)), history) for block in self._blocks]
         self._shapes = [parameter.shape for parameter in parameters]
 
@@ -110,7 +113,7 @@ class LayerCurvature:
             gradient = _flat(block, gradients)
             state.average(_flat(block, parameters), gradient, weight, first=step == 1)
             if step % self._interval == 0:
-                state.turn(pair=step > self._interval)
+                state.turn(self._damping if step > self._interval else None)
             for place, piece in self._split(block, two_loop(gradient, state.pairs)):
                 found[place] = piece
         return found
@@ -160,12 +163,12 @@ class _Block:
         if first:
             self._remember()
 
-    def turn(self, *, pair: bool) -> None:
-        """Take the pair since the last turn, if there was one, and count from here."""
+    def turn(self, damping: float | None) -> None:
+        """Take the pair since the last turn, but for the first, which has no damping; count from here."""
         now_weights, now_gradient, then_weights, then_gradient = self.averages
-        if pair:
+        if damping is not None:
             s, y = now_weights - then_weights, now_gradient - then_gradient
-            self.pairs.append(Pair.of(s, damped(s, y)))
+            self.pairs.append(Pair.of(s, damped(s, y, damping)))
         self._remember()
 
     def vectors(self) -> list[torch.Tensor]:

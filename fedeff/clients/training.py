@@ -37,6 +37,7 @@ _KEYS = {
     "qn-history": "qn_history",
     "qn-interval": "qn_interval",
     "qn-beta": "qn_beta",
+    "qn-damping": "qn_damping",
 }
 # What multiplies the learning rate of a round, whoever set it: a schedule over the rounds of a run.
 _SCALE = "learning-rate-scale"
@@ -53,9 +54,9 @@ class LocalTraining:
     is the FedProx coefficient (Li et al., arXiv:1812.06127, eq. 2: mu/2 times the squared distance to
     the weights that the round began with). `autocast` computes the forward pass in bfloat16.
     `perturbation` adds noise of `perturbation_radius` to the weights while a gradient is taken (see
-    `fedeff.clients.perturbation`); radius 0 is the kind's usual one. `qn_history`, `qn_interval` and
-    `qn_beta` are those of the optimizer "slim-qn" (see `fedeff.clients.slim_qn`), which may have
-    momentum too. `penalty` is a term of the loss that depends on the weights alone. autocast,
+    `fedeff.clients.perturbation`); radius 0 is the kind's usual one. `qn_history`, `qn_interval`,
+    `qn_beta` and `qn_damping` are those of the optimizer "slim-qn" (see `fedeff.clients.slim_qn`),
+    which may have momentum too. `penalty` is a term of the loss that depends on the weights alone. autocast,
     perturbation, "slim-qn" and a penalty go by the plain loop.
     """
 
@@ -74,6 +75,7 @@ class LocalTraining:
     qn_history: int = 10
     qn_interval: int = 50
     qn_beta: float = 0.999
+    qn_damping: float = 0.01
     penalty: Penalty | None = None
 
     def __post_init__(self) -> None:
@@ -85,6 +87,7 @@ class LocalTraining:
         _real("learning-rate", self.learning_rate, above_zero=True)
         for key in ("momentum", "weight-decay", "prox-mu", "perturbation-radius", "qn-beta"):
             _real(key, getattr(self, _KEYS[key]))
+        _real("qn-damping", self.qn_damping, above_zero=True)
         for key in ("qn-history", "qn-interval"):
             _whole(key, getattr(self, _KEYS[key]), least=1)
         if not isinstance(self.autocast, bool):
@@ -107,9 +110,9 @@ class LocalTraining:
                 f"momentum {self.momentum} has no effect with optimizer {self.optimizer!r}; "
                 "use optimizer 'momentum' or 'slim-qn', or leave momentum at 0"
             )
-        for key, value in (("momentum", self.momentum), ("qn-beta", self.qn_beta)):
-            if value >= 1:
-                raise ConfigError(f"{key} is {value}; it must be at least 0 and below 1")
+        for key in ("momentum", "qn-beta", "qn-damping"):
+            if getattr(self, _KEYS[key]) >= 1:
+                raise ConfigError(f"{key} is {getattr(self, _KEYS[key])}; it must be below 1")
 
     def _check_perturbation(self) -> None:
         if self.perturbation not in _PERTURBATIONS:

@@ -33,8 +33,8 @@ class QSGD:
 
     Alistarh et al., arXiv:1610.02132. `norm` is each bucket's Euclidean norm as in the paper (section
     3.1), which makes most levels zero, or its largest magnitude (`"max"`), which the paper's
-    experiments use (section 5): less variance, more bits. Unbiased. The variance grows with
-    `sqrt(bucket) / levels` times the square of the norm, so large buckets need many levels.
+    experiments use: less variance, more bits. Unbiased. The variance grows with `sqrt(bucket) /
+    levels` times the square of the norm (lemma 3.1), so large buckets need many levels.
 
     The wire form is the shorter of two: every level as a digit of base `2 * levels + 1`, or, in
     the spirit of the paper's Elias code, the positions of levels other than zero and those levels.

@@ -15,7 +15,7 @@ __all__ = ["Sign"]
 
 @dataclass(frozen=True)
 class Sign:
-    """`mean(|x|) * sign(x)`: 1 bit a value (Karimireddy et al., arXiv:1901.09847, the compressor of 4.1).
+    """`mean(|x|) * sign(x)`: 1 bit a value (Karimireddy et al., arXiv:1901.09847, EF-signSGD).
 
     Biased: use it under `ErrorFeedback`; without, it need not converge. A zero counts as positive.
     """

@@ -109,7 +109,7 @@ def scales_of(
 ) -> dict[str, float]:
     """By name the scale that each array under `TernGrad` would have had unshared; others are left out.
 
-    The largest over the senders is what `memory["shared-scale"]` of the next round should be.
+    The largest over the senders (equation 4.4) is what `memory["shared-scale"]` of the next round should be.
     Arguments and errors are those of `unpack`.
     """
     found = {}
@@ -156,7 +156,8 @@ def _checked(blob: Blob) -> memoryview:
         if blob.dtype != np.uint8:
             raise CodecError(f"the blob is an array of {blob.dtype}; a coded record is one of uint8")
         blob = np.ascontiguousarray(blob).reshape(-1).data
-    data = memoryview(blob).cast("B")
+    view = memoryview(blob)
+    data = view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
     if data[: len(_MAGIC)] != _MAGIC:
         raise CodecError(f"the blob begins with {bytes(data[:4])!r}; this version writes {_MAGIC!r}")
     if zlib.crc32(data[:-_CRC_BYTES]) != int.from_bytes(data[-_CRC_BYTES:], "little"):

@@ -173,10 +173,13 @@ def test_clients_are_perturbed_and_keep_curvature_as_they_are_told():
 
     given = {"perturbation": "ada-smooth-out", "perturbation-radius": 0.2, "optimizer": "slim-qn"}
     training = training_of(
-        Settings.from_run_config({**given, "qn-history": 3, "qn-interval": 5, "qn-beta": 0.5})
+        Settings.from_run_config(
+            {**given, "qn-history": 3, "qn-interval": 5, "qn-beta": 0.5, "qn-damping": 0.2}
+        )
     )
     assert (training.perturbation, training.perturbation_radius) == ("ada-smooth-out", 0.2)
-    assert (training.qn_history, training.qn_interval, training.qn_beta) == (3, 5, 0.5)
+    assert (training.qn_history, training.qn_interval) == (3, 5)
+    assert (training.qn_beta, training.qn_damping) == (0.5, 0.2)
 
 
 def test_settings_of_any_strategy_are_taken_and_each_reads_its_own():

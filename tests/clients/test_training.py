@@ -57,9 +57,11 @@ def test_a_client_without_samples_cannot_train() -> None:
         ({"optimizer": "momentum"}, "set it between 0 and 1"),
         ({"optimizer": "momentum", "momentum": 1.0}, "set it between 0 and 1"),
         ({"momentum": 0.9}, "no effect with optimizer 'sgd'"),
-        ({"optimizer": "slim-qn", "momentum": 1.0}, r"momentum is 1\.0; it must be at least 0 and below 1"),
+        ({"optimizer": "slim-qn", "momentum": 1.0}, r"momentum is 1\.0; it must be below 1"),
         ({"optimizer": "slimqn"}, "did you mean 'slim-qn'"),
-        ({"qn_beta": 1.0}, r"qn-beta is 1\.0; it must be at least 0 and below 1"),
+        ({"qn_beta": 1.0}, r"qn-beta is 1\.0; it must be below 1"),
+        ({"qn_damping": 0}, "qn-damping is 0; it must be a finite number above 0"),
+        ({"qn_damping": 1.0}, r"qn-damping is 1\.0; it must be below 1"),
         ({"qn_beta": -0.1}, r"qn-beta is -0\.1"),
         ({"qn_history": 0}, "qn-history is 0"),
         ({"qn_interval": 2.5}, r"qn-interval is 2\.5"),
@@ -97,8 +99,10 @@ def test_impossible_trainings_are_refused(fields: dict[str, object], message: st
             LocalTraining(perturbation="smooth-out", perturbation_radius=0.1, steps=7),
         ),
         (
-            {"optimizer": "slim-qn", "qn-history": 3, "qn-interval": 5, "qn-beta": 0.9},
-            LocalTraining(optimizer="slim-qn", qn_history=3, qn_interval=5, qn_beta=0.9, steps=7),
+            {"optimizer": "slim-qn", "qn-history": 3, "qn-interval": 5, "qn-beta": 0.9, "qn-damping": 0.3},
+            LocalTraining(
+                optimizer="slim-qn", qn_history=3, qn_interval=5, qn_beta=0.9, qn_damping=0.3, steps=7
+            ),
         ),
     ],
 )

@@ -9,9 +9,10 @@ import pytest
 from fedeff.compression import codec_names, codec_of, pack
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "compression.md").read_text()
+CODECS = PAGE.split("\n## Codecs\n")[1].split("\n## ")[0]
 ROWS = [
     (cells[0].split("`")[1], cells[2].strip())
-    for cells in (line.strip("|").split("|") for line in PAGE.splitlines() if line.startswith("| `"))
+    for cells in (line.strip("|").split("|") for line in CODECS.splitlines() if line.startswith("| `"))
 ]
 
 

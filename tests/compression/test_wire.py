@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedeff.compression import TopK, codec_of, layout_of, pack, scales_of, unpack
+from fedeff.compression import Raw, TopK, codec_of, layout_of, pack, scales_of, unpack
 from fedeff.errors import CodecError
 
 TYPES = [np.bool_, *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f2", "f4", "f8"]
@@ -86,7 +86,8 @@ def test_no_arrays_and_every_kind_of_buffer():
     assert unpack(blob) == ({}, {})
     blob = blob_of({"w": np.ones(3)}, "raw")
     strided = np.repeat(np.frombuffer(blob, np.uint8), 2)[::2]
-    for form in (bytearray(blob), memoryview(blob), np.frombuffer(blob, np.uint8), strided):
+    views = memoryview(blob), memoryview(strided)
+    for form in (bytearray(blob), *views, np.frombuffer(blob, np.uint8), strided):
         assert unpack(form)[0]["w"].tolist() == [1, 1, 1]
     with pytest.raises(CodecError, match="one of uint8"):
         unpack(np.zeros(40))
@@ -189,6 +190,15 @@ def test_more_than_the_limit_is_refused_before_it_is_made():
         unpack(blob, limit_bytes=3_999_999)
     assert unpack(blob, limit_bytes=4_000_000)[0]["w"].shape == (2000, 500)
     assert unpack(blob, limit_bytes=0, expected=layout_of(layer))[0]["w"].shape == (2000, 500)
+
+
+def test_arrays_that_do_not_fit_in_memory_are_refused(monkeypatch):
+    def decode(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(Raw, "decode", decode)
+    with pytest.raises(CodecError, match=r"array 'w' of shape \(3,\) does not fit in memory"):
+        unpack(blob_of({"w": np.ones(3)}, "raw"))
 
 
 def test_bytes_left_over_or_missing_in_a_payload_are_refused():
