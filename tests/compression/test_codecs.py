@@ -84,6 +84,8 @@ def test_every_entry_is_as_likely_and_a_seed_means_the_same_for_good():
     mask, count, _ = RandomK(0.1).kept(memoryview(bytes(range(8))), 100)
     assert count == 10
     assert np.flatnonzero(mask).tolist() == [5, 19, 21, 34, 43, 60, 70, 73, 90, 94]
+    mask, _, _ = RandomK(0.7).kept(memoryview(bytes(range(8))), 20)
+    assert np.flatnonzero(~mask).tolist() == [1, 3, 5, 10, 14, 19]
 
 
 def test_ternary_values_and_payload_by_hand():

@@ -140,6 +140,17 @@ def test_changed_payloads(spec, mutations, shape, dtype):
     assert np.isfinite(found).all()
 
 
+def test_products_and_sums_beyond_the_largest_number_are_refused():
+    """Every number of the payload is finite; what it makes is not."""
+    largest = np.finfo(np.float32).max
+    factors = np.full(40, largest, np.float32).tobytes()
+    with pytest.raises(CodecError, match="product out of float32's range"):
+        codec_of("power_sgd(1)").decode(factors, (20, 20), np.float32, {})
+    memory = {"estimate": np.full(3, largest, np.float32)}
+    with pytest.raises(CodecError, match="out of float32's range"):
+        codec_of("ef21(raw)").decode(np.full(3, largest).tobytes(), (3,), np.float32, memory)
+
+
 # --- memory ---------------------------------------------------------------------------------------
 
 
