@@ -115,7 +115,8 @@ def test_a_client_app_that_cannot_be_loaded_says_so(cluster: None) -> None:
 
 
 SLEEPER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 sys.path[:0] = {path!r}
 from apps import arithmetic
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -154,10 +155,15 @@ def test_ctrl_c_ends_the_run_and_every_process_of_it(tmp_path: Path) -> None:
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == b"started\n"
-    time.sleep(0.5)  # the interrupt should come in mid-round
-    os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    try:
+        assert process.stdout.readline() == b"started\n"
+        time.sleep(0.5)  # the interrupt should come in mid-round
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
     assert process.returncode != 0
     assert b"KeyboardInterrupt" in error
     assert not _processes_of(process.pid)
