@@ -7,7 +7,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["describe", "load_average"]
+__all__ = ["describe", "load_average", "told"]
 
 _PACKAGES = ("fedeff", "flwr", "ray", "torch", "numpy")
 
@@ -25,6 +25,15 @@ def describe() -> dict[str, str | int | float]:
         "commit": _commit(),
         "time_utc": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
     }
+
+
+def told() -> str:
+    """The machine in a line."""
+    machine = describe()
+    facts = ", ".join(
+        f"{name} {machine[name]}" for name in ("cores", "cpu", "python", "flwr", "torch", "ray")
+    )
+    return f"{facts}; commit {machine['commit']}, {machine['time_utc']} UTC.\n"
 
 
 def load_average() -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from bench.page import table
 from bench.strategies.rows import LAST, STEPS, Comparison, Outcome
 
-__all__ = ["page"]
+__all__ = ["page", "spread"]
 
 _HEAD = f"""# Strategies
 
@@ -52,18 +52,19 @@ def _cases(comparison: Comparison, outcomes: Outcomes) -> str:
             continue
         cells = [
             f"{case.label} ({len(runs)})",
-            _spread(runs, lambda one: 100 * one.accuracy, "%"),
-            _spread(runs, lambda one: one.uplink_bytes / 1e6, " MB"),
+            spread(runs, lambda one: 100 * one.accuracy, "%"),
+            spread(runs, lambda one: one.uplink_bytes / 1e6, " MB"),
             f"{statistics.mean(one.uplink_bytes for one in runs) / up:.2f}",
-            _spread(runs, lambda one: one.downlink_bytes / 1e6, " MB"),
-            _spread(runs, lambda one: one.rounds_to_target),
+            spread(runs, lambda one: one.downlink_bytes / 1e6, " MB"),
+            spread(runs, lambda one: one.rounds_to_target),
         ]
-        cells += [_spread(runs, lambda one: one.virtual_s_to_target)] if timed else []
+        cells += [spread(runs, lambda one: one.virtual_s_to_target)] if timed else []
         lines.append(cells)
     return table(head, lines)
 
 
-def _spread(runs: tuple[Outcome, ...], read: Callable[[Outcome], float | None], unit: str = "") -> str:
+def spread(runs: tuple[Outcome, ...], read: Callable[[Outcome], float | None], unit: str = "") -> str:
+    """Mean and deviation over seeds, and how many have no value; `never` where none has."""
     values = [value for one in runs if (value := read(one)) is not None]
     missed = len(runs) - len(values)
     if not values:

@@ -11,7 +11,7 @@ from fedeff.app.run_folder import RunFolder, is_run
 from fedeff.app.runtime import Runtime
 from fedeff.core.errors import FedeffError
 
-__all__ = ["folder_of", "outcome", "run"]
+__all__ = ["folder_of", "outcome", "run", "settings_of"]
 
 
 def run(comparison: Comparison, case: Case, seed: int, work: Path) -> RunFolder:
@@ -27,21 +27,22 @@ def run(comparison: Comparison, case: Case, seed: int, work: Path) -> RunFolder:
             return continue_run(folder)
         except FedeffError:  # a run whose folder a kill left in pieces
             shutil.rmtree(path)
-    plan, _ = Plan(_settings(comparison, case, seed), _runtime(comparison)).checked()
+    plan, _ = Plan(settings_of(comparison, case, seed), _runtime(comparison)).checked()
     return simulate(plan, path)
 
 
 def folder_of(comparison: Comparison, case: Case, seed: int, work: Path) -> Path:
     """Where the run lies: other settings, other folder."""
     told = {
-        "settings": _settings(comparison, case, seed).complete().run_config(),
+        "settings": settings_of(comparison, case, seed).complete().run_config(),
         "runtime": _runtime(comparison).table(),
     }
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
     return work / comparison.key / f"{case.name}_seed-{seed}_{digest}"
 
 
-def _settings(comparison: Comparison, case: Case, seed: int) -> Settings:
+def settings_of(comparison: Comparison, case: Case, seed: int) -> Settings:
+    """All that a run is told."""
     given = {**comparison.settings, **case.settings, "seed": seed}
     return Settings.from_run_config(given)
 
@@ -63,4 +64,5 @@ def outcome(folder: RunFolder, target: float) -> Outcome:
         downlink_bytes=rounds[-1].downlink_bytes_total,
         rounds_to_target=reached.server_round * steps / STEPS if reached else None,
         virtual_s_to_target=reached.virtual_s_total if reached else None,
+        uplink_bytes_to_target=reached.uplink_bytes_total if reached else None,
     )
