@@ -116,7 +116,7 @@ def test_a_client_app_that_cannot_be_loaded_says_so(cluster: None) -> None:
 
 SLEEPER = """
 import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, as a background job inherits it
 sys.path[:0] = {path!r}
 from apps import arithmetic
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
