@@ -11,7 +11,7 @@ from typing import Annotated
 import click
 import typer
 
-from fedeff.cli import compare, simulate, sweep
+from fedeff.cli import compare, plan, simulate, sweep
 from fedeff.cli.data import data
 from fedeff.cli.running import RUN_FAILURES, Interrupted, RunsFailed
 from fedeff.cli.teaching import teaching
@@ -20,7 +20,7 @@ from fedeff.core.errors import FedeffError
 __all__ = ["command", "main"]
 
 command = typer.Typer(
-    help="Efficient federated learning on Flower: simulate, sweep, compare.",
+    help="Efficient federated learning on Flower: simulate, sweep, compare, plan.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -28,6 +28,7 @@ command = typer.Typer(
 command.command("simulate", cls=teaching(*simulate.EXAMPLES, settings=True))(simulate.simulate)
 command.command("sweep", cls=teaching(*sweep.EXAMPLES, settings=True))(sweep.sweep)
 command.command("compare", cls=teaching(*compare.EXAMPLES))(compare.compare)
+command.command("plan", cls=teaching(*plan.EXAMPLES))(plan.plan)
 command.add_typer(data, name="data")
 
 
@@ -46,7 +47,7 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Efficient federated learning on Flower: simulate, sweep, compare."""
+    """Efficient federated learning on Flower: simulate, sweep, compare, plan."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
