@@ -7,6 +7,7 @@ from typing import Any
 __all__ = [
     "Allowed",
     "above",
+    "above_to",
     "anything",
     "at_least",
     "at_least_or",
@@ -44,6 +45,11 @@ def at_least_or(low: float, other: float) -> Allowed:
 def above(low: float) -> Allowed:
     """Numbers greater than `low`."""
     return Allowed(f"above {low:g}", lambda value: bool(value > low))
+
+
+def above_to(low: float, high: float) -> Allowed:
+    """Numbers greater than `low`, up to `high`."""
+    return Allowed(f"above {low:g} and at most {high:g}", lambda value: bool(low < value <= high))
 
 
 def below(low: float, high: float) -> Allowed:

@@ -5,9 +5,10 @@ from typing import Any, Literal, cast
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fedeff.app.objectives import objective_of
 from fedeff.app.settings import Settings
 from fedeff.app.versions import sparsity_of
-from fedeff.app.workload import dataset_of, new_model, resolved, shares_of
+from fedeff.app.workload import client_model, dataset_of, resolved, shares_of
 from fedeff.clients import BlockClientApp, ClientData, LocalTraining, client_app
 
 __all__ = ["ConfiguredClientApp", "app", "client_app_of", "training_of"]
@@ -60,6 +61,7 @@ def training_of(settings: Settings) -> LocalTraining:
         qn_damping=settings.qn_damping,
         autocast=settings.autocast,
         device=settings.device,
+        objective=objective_of(settings),
     )
 
 
@@ -76,7 +78,7 @@ def client_app_of(given: Settings) -> BlockClientApp:
         return ClientData(x, y, *dataset.test.batch(shares.test[partition]))
 
     return client_app(
-        lambda: new_model(settings),
+        lambda: client_model(settings),
         data,
         training_of(settings),
         seed=settings.seed,

@@ -7,7 +7,7 @@ hands over every round as it ends. It knows neither files nor configuration.
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from flwr.app import ArrayRecord, ConfigRecord, ConfigRecordValues, Message
@@ -32,6 +32,7 @@ class Score:
 
     accuracy: float  # in [0, 1]
     loss: float  # mean over rows, in nats
+    measures: Mapping[str, float] = field(default_factory=dict, hash=False)  # of the model, beside these
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class RoundBook(Protocol):
         loss: float | None = None,
         aggregation: Aggregation | None = None,
         parameters: int | None = None,
+        measures: Mapping[str, float] | None = None,
     ) -> RoundRecord:
         """Write the record of the round that was open."""
         ...
@@ -156,6 +158,7 @@ def run_rounds(
             loss=score.loss if score else None,
             aggregation=_aggregation(strategy, grid),
             parameters=sum(math.prod(array.shape) for array in model.values()),
+            measures=score.measures if score else None,
         )
         if not schedule.ends(done, accuracy) and (other := versions.after(since, done, model)) is not None:
             model = other

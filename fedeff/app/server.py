@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedeff.app.checkpoints import Standing, latest_standing, write_standing
 from fedeff.app.coding import codec_grid_of
-from fedeff.app.evaluation import Evaluation
+from fedeff.app.objectives import CollapseWatch, evaluation_of
 from fedeff.app.rounds import Schedule, run_rounds
 from fedeff.app.run_folder import RunFolder
 from fedeff.app.settings import Settings
@@ -54,6 +54,8 @@ def server_app(
             for notice in notices:
                 _flower_log.warning(notice)
         told = on_round or _Narrator(settings.num_server_rounds)
+        if settings.objective != "supervised":
+            told = CollapseWatch(told, settings)
         context.state["model"] = _Server(settings, folder, clock, states, told).run(grid)
 
     return made
@@ -104,14 +106,14 @@ class _Server:
             versions.restore(_part_of(standing, _VERSIONS))
         if coded and standing.server_round:
             coded.restore(_part_of(standing, _CODEC))
-        rows = dataset_of(settings).test
+        dataset = dataset_of(settings)
         return run_rounds(
             strategy,
             coded or metered,
             standing.model,
             schedule_of(settings),
             book=book,
-            evaluate=lambda model: Evaluation(versions.module(), rows, settings.device)(model),
+            evaluate=lambda model: evaluation_of(settings, versions.module(), dataset)(model),
             keep=lambda done, model: self._keep(strategy, coded, versions, done, model),
             settle=metered.close,
             versions=versions,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fedeff.app.allowed import (
     Allowed,
     above,
+    above_to,
     anything,
     at_least,
     at_least_or,
@@ -121,6 +122,20 @@ class Settings:
         0.999, "weight of earlier steps in slim-qn's averages of weights and gradients", below(0, 1)
     )
     qn_damping: float = _setting(0.01, "least curvature of slim-qn's pairs: higher is steadier", inside(0, 1))
+    objective: str = _setting(
+        "supervised",
+        "what clients learn from: labels, views of images, or these beside a model of each one's own",
+        one_of("supervised", "simsiam", "per-ssfl"),
+    )
+    projection_width: int = _setting(128, "of the embeddings of objective=simsiam or per-ssfl", at_least(2))
+    personal_weight: float = _setting(
+        1.0, "of objective=per-ssfl: pull of personal embeddings towards the global ones", at_least(0)
+    )
+    probe_labels: float = _setting(
+        0.01,
+        "share of the training rows whose labels may be seen when features are evaluated",
+        above_to(0, 1),
+    )
     sparsity: str = _setting(
         "none",
         "structure that clients' penalties give the model, which the server then makes smaller: groups of "
@@ -150,6 +165,36 @@ class Settings:
     )
     rank_error: float = _setting(
         0.05, "share of the filters' energy that a decomposition may lose", below(0, 1)
+    )
+    low_rank: str = _setting(
+        "none",
+        "layers that send little: products of small factors (fedpara), or adapters on weights that all "
+        "clients know (lora)",
+        one_of("none", "fedpara", "lora"),
+    )
+    rank: int = _setting(
+        0, "of every layer with low-rank; 0 for 4 with lora, by rank-ratio with fedpara", at_least(0)
+    )
+    rank_ratio: float = _setting(
+        0.1,
+        "of low-rank=fedpara: ranks between the lowest that can make any weight (0) and the highest that "
+        "saves something (1)",
+        between(0, 1),
+    )
+    personal_factors: bool = _setting(
+        False, "with low-rank=fedpara the second factors never leave a client (pFedPara)", switch()
+    )
+    lora_alpha: float = _setting(0.0, "adapters count alpha / rank; 0 for the rank", at_least(0))
+    lora_freeze_a: bool = _setting(
+        False, "train one factor of each adapter alone, so that means of adapters are exact", switch()
+    )
+    lora_extras: str = _setting(
+        "", "what is trained beside adapters", anything("biases, norms, head, joined by +; empty for none")
+    )
+    initial_weights: str = _setting(
+        "",
+        "what the model begins with, such as the folder of another run",
+        anything("a run's folder, a checkpoint, a safetensors file; empty for random weights"),
     )
     autocast: bool = _setting(False, "train in bfloat16 where it pays", switch())
     vectorise: str = _setting("auto", "train a block of clients at once", one_of("auto", "always", "never"))

@@ -9,12 +9,15 @@ from pathlib import Path
 
 from torch import nn
 
+from fedeff.app.initial_weights import load_initial_weights
+from fedeff.app.low_rank import low_rank_of
+from fedeff.app.objectives import network_of
 from fedeff.app.settings import Settings
 from fedeff.core.errors import ConfigError
 from fedeff.data import Dataset, Partition, load, resolve, split, split_test
 from fedeff.models import build, describe
 
-__all__ = ["Shares", "dataset_of", "new_model", "resolved", "shares_of"]
+__all__ = ["Shares", "client_model", "dataset_of", "new_model", "resolved", "shares_of"]
 
 # What a text asks for in place of the defaults, which are for images.
 _FOR_TEXT: dict[str, str | float] = {"model": "gru", "partition": "natural", "learning_rate": 1.0}
@@ -44,6 +47,14 @@ def resolved(settings: Settings) -> tuple[Settings, tuple[str, ...]]:
         if changes:
             shown = ", ".join(f"{field.replace('_', '-')} = {value}" for field, value in changes.items())
             notices.append(f"Shakespeare is text, so in place of the defaults for images: {shown}.")
+    if settings.initial_weights:  # workers may have another working directory
+        found = str(Path(settings.initial_weights).expanduser().absolute())
+        settings = dataclasses.replace(settings, initial_weights=found)
+    elif settings.low_rank == "lora":
+        notices.append(
+            "low-rank = lora without initial-weights adapts random weights, which learns little; name a run "
+            "to begin with."
+        )
     _check_task(settings)
     return settings, tuple(notices)
 
@@ -66,7 +77,20 @@ def shares_of(settings: Settings, clients: int) -> Shares:
 def new_model(settings: Settings) -> nn.Module:
     """A new model with the weights that every run of these settings starts from."""
     dataset = dataset_of(settings)
-    return build(settings.model, classes=dataset.classes, input_shape=dataset.input_shape, seed=settings.seed)
+    model = build(
+        settings.model, classes=dataset.classes, input_shape=dataset.input_shape, seed=settings.seed
+    )
+    network, low_rank = network_of(settings, model), low_rank_of(settings)
+    if settings.initial_weights:
+        load_initial_weights(network, settings.initial_weights, new_model)
+    return network if low_rank is None else low_rank.apply(network, settings.seed)
+
+
+def client_model(settings: Settings) -> nn.Module:
+    """The model that clients train; its weights come with every message, but for those that lora adapts."""
+    if settings.low_rank != "lora":
+        settings = dataclasses.replace(settings, initial_weights="")
+    return new_model(settings)
 
 
 @lru_cache(maxsize=2)

@@ -62,9 +62,9 @@ def mean_gradient(
     sums = [torch.zeros_like(p) for p in own.values()]
     work = replace(training, steps=training.steps or 1)
     total, seen = 0.0, 0
-    for count, loss, gradients in gradients_of(model, list(own.values()), samples, work, rng):
+    for count, of_batch, gradients in gradients_of(model, list(own.values()), samples, work, rng):
         torch._foreach_add_(sums, gradients)
-        total, seen = total + float(loss) * count, seen + count
+        total, seen = total + float(of_batch.loss) * count, seen + count
     torch._foreach_div_(sums, work.steps)
     means = {key: values.contiguous().cpu().numpy() for key, values in zip(own, sums, strict=True)}
     buffers = {key: b.cpu().numpy().copy() for key, b in model.named_buffers() if key in arrays}

@@ -21,6 +21,10 @@ from fedeff.clients.loop import train_loop
 from fedeff.clients.messages import Request, read_request
 from fedeff.clients.penalty import Penalty
 from fedeff.clients.replies import curvature_reply, evaluate_reply
+from fedeff.clients.self_supervision.personal import PersonalSimSiam
+from fedeff.clients.self_supervision.representation import labelled
+from fedeff.clients.self_supervision.simsiam import SimSiam
+from fedeff.clients.self_supervision.turn import personal_reply, representation_reply
 from fedeff.clients.training import LocalTraining
 from fedeff.clients.turn import Turn, accumulate_reply, begin, train_reply
 from fedeff.clients.versions import BuiltModel, BuiltModels
@@ -129,14 +133,25 @@ class BlockClientApp(ClientApp):
         samples = self._samples(turn.request)
         if turn.request.procedure == "curvature":
             return self._curvature(turn, samples)
-        model, request = self._model(turn.request.structure).module, turn.request
+        built, request = self._model(turn.request.structure), turn.request
+        model = built.module
+        built.personal.put_in(context.state)
         work = (model, turn.weights, samples, request.training, self._generator(request))
         if turn.request.procedure == "accumulate":
             return accumulate_reply(turn, mean_gradient(*work))
-        return train_reply(turn, train_loop(*work, turn.moments))
+        if isinstance(request.training.objective, PersonalSimSiam):
+            return personal_reply(turn, model, samples, self._generator(request))
+        reply = train_reply(turn, train_loop(*work, turn.moments))
+        built.personal.keep(context.state)
+        return reply
 
     def _curvature(self, turn: Turn, samples: Samples) -> Message:
         request = turn.request
+        if request.training.objective is not None:
+            raise ConfigError(
+                "procedure 'curvature' measures the loss of labels, which this client's objective replaces; "
+                "use a strategy that does not ask for it, or no objective"
+            )
         rng = self._generator(request, "curvature")
         model = self._model(request.structure).module
         eigenvalue = largest_eigenvalue(
@@ -146,8 +161,14 @@ class BlockClientApp(ClientApp):
 
     def _evaluate_one(self, message: Message, context: Context) -> Message:
         request = read_request(message, context, self._training)
-        model = self._model(request.structure).module
+        built = self._model(request.structure)
+        model = built.module
+        built.personal.put_in(context.state)
         samples = self._store.test(request.partition, request.partitions, self._training.device)
+        objective = request.training.objective
+        if isinstance(objective, SimSiam):
+            known = labelled(self._samples(request), objective.probe_labels, self._labels_seen(request))
+            return representation_reply(request, model, context.state, known, samples)
         return evaluate_reply(request, evaluate(model, request.arrays, samples))
 
     def _train_in_blocks(self, messages: Sequence[Message], contexts: Sequence[Context]) -> Results:
@@ -220,6 +241,10 @@ class BlockClientApp(ClientApp):
 
     def _generator(self, request: Request, purpose: str = "batches") -> np.random.Generator:
         return generator(self._seed, purpose=purpose, round=request.server_round, client=request.partition)
+
+    def _labels_seen(self, request: Request) -> np.random.Generator:
+        """What a client's labelled rows are drawn from: the same ones in every round."""
+        return generator(self._seed, purpose="labelled rows", client=request.partition)
 
     def _model(self, structure: Structure) -> BuiltModel:
         """The model of this process that has such a structure."""

@@ -83,7 +83,10 @@ def obstacle_to_vectorising(model: nn.Module, training: LocalTraining) -> str | 
         return obstacle
     if has_dropout(model):
         return "it has dropout"
-    if any(True for _ in model.buffers()):
+    travelling = model.state_dict().keys()  # others stay as they are, such as frozen weights
+    if any(key not in travelling for key, _ in model.named_parameters()):
+        return "it has parameters that stay with each client"
+    if any(key in travelling for key, _ in model.named_buffers()):
         return "it has buffers (such as the running statistics of BatchNorm; GroupNorm has none)"
     return None
 
@@ -93,6 +96,8 @@ def _obstacle_of_training(training: LocalTraining) -> str | None:
         return "autocast is on"
     if training.penalty is not None:
         return "it has a penalty, which sees one client's weights at a time"
+    if training.objective is not None:
+        return "it has an objective, whose random views are drawn for each client"
     if training.optimizer == "slim-qn":
         return "optimizer slim-qn has a curvature for each client"
     if training.perturbation != "none":

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedeff.clients.data import Samples
+from fedeff.clients.objective import Objectives
 from fedeff.clients.optimisers import Optimiser
 from fedeff.clients.penalty import Penalty
 from fedeff.clients.perturbation import Noise, measure_statistics
@@ -41,13 +42,31 @@ def train_loop(
     optimiser = Optimiser(training, keys, parameters)
     if moments is not None:
         optimiser.resume(moments)
-    total, taken = torch.zeros((), device=samples.y.device), []
-    for count, loss, gradients in gradients_of(model, parameters, samples, training, rng):
+    means, taken = _Means(samples.y.device), []
+    for count, of_batch, gradients in gradients_of(model, parameters, samples, training, rng):
         _step(optimiser, own, gradients, training.penalty)
-        total.add_(loss, alpha=count)
+        means.add(of_batch, count)
         taken.append(count)
     kept = None if moments is None else optimiser.gathered(len(taken))
-    return Trained(read_weights(model), len(taken), float(total) / sum(taken), len(samples), kept)
+    loss, measures = means.over(sum(taken))
+    return Trained(read_weights(model), len(taken), loss, len(samples), kept, measures)
+
+
+class _Means:
+    """The loss and the measures of batches, summed where they are computed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._loss = torch.zeros((), device=device)
+        self._measures: dict[str, torch.Tensor] = {}
+
+    def add(self, of_batch: Objectives, count: int) -> None:
+        self._loss.add_(of_batch.loss, alpha=count)
+        for name, value in of_batch.measures.items():
+            self._measures.setdefault(name, torch.zeros_like(value)).add_(value, alpha=count)
+
+    def over(self, samples: int) -> tuple[float, dict[str, float]]:
+        measures = {name: float(total) / samples for name, total in self._measures.items()}
+        return float(self._loss) / samples, measures
 
 
 def _step(
@@ -74,8 +93,8 @@ def gradients_of(
     samples: Samples,
     training: LocalTraining,
     rng: np.random.Generator,
-) -> Iterator[tuple[int, torch.Tensor, tuple[torch.Tensor, ...]]]:
-    """Each batch's size, mean loss and its gradient, at the weights that the model has by then.
+) -> Iterator[tuple[int, Objectives, tuple[torch.Tensor, ...]]]:
+    """Each batch's size, mean loss with measures, and its gradient, at the weights that the model has then.
 
     With a perturbation both are those of the weights with noise on them. At the end running
     statistics that noise went into are measured anew.
@@ -86,11 +105,19 @@ def gradients_of(
         for x, y in _gathered(samples, batches(len(samples), training, rng)):
             with noise.on(parameters):
                 with _precision(training):
-                    loss = mean_loss(model(x), y)
-                gradients = torch.autograd.grad(loss, parameters)
-            yield len(y), loss.detach(), gradients
+                    of_batch = _objectives(model, x, y, training, rng)
+                gradients = torch.autograd.grad(of_batch.loss, parameters)
+            yield len(y), Objectives(of_batch.loss.detach(), of_batch.measures), gradients
         if training.perturbation != "none":
             measure_statistics(model, samples)
+
+
+def _objectives(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, training: LocalTraining, rng: np.random.Generator
+) -> Objectives:
+    if training.objective is None:
+        return Objectives(mean_loss(model(x), y))
+    return training.objective(model, x, y, rng)
 
 
 def _gathered(samples: Samples, plan: Iterable[Array]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

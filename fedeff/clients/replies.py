@@ -25,6 +25,7 @@ def train_metrics(request: Request, trained: Trained) -> dict[str, int | float]:
         "num-steps": trained.steps,
         "partition-id": request.partition,
         "train-loss": trained.loss,
+        **trained.measures,
     }
 
 

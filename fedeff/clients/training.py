@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from fedeff.clients.objective import Objective
 from fedeff.clients.penalty import Penalty
 from fedeff.core.errors import ConfigError, unknown_name
 
@@ -56,8 +57,9 @@ class LocalTraining:
     `perturbation` adds noise of `perturbation_radius` to the weights while a gradient is taken (see
     `fedeff.clients.perturbation`); radius 0 is the kind's usual one. `qn_history`, `qn_interval`,
     `qn_beta` and `qn_damping` are those of the optimizer "slim-qn" (see `fedeff.clients.slim_qn`),
-    which may have momentum too. `penalty` is a term of the loss that depends on the weights alone. autocast,
-    perturbation, "slim-qn" and a penalty go by the plain loop.
+    which may have momentum too. `penalty` is a term of the loss that depends on the weights alone,
+    `objective` a loss in place of the cross-entropy of labels. autocast, perturbation, "slim-qn", a
+    penalty and an objective go by the plain loop.
     """
 
     epochs: int = 1
@@ -77,6 +79,7 @@ class LocalTraining:
     qn_beta: float = 0.999
     qn_damping: float = 0.01
     penalty: Penalty | None = None
+    objective: Objective | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in _OPTIMIZERS:
@@ -96,6 +99,8 @@ class LocalTraining:
             raise ConfigError(
                 f"penalty is {self.penalty!r}; it must have the methods add_to and after_step of Penalty"
             )
+        if self.objective is not None and not callable(self.objective):
+            raise ConfigError(f"objective is {self.objective!r}; it must be callable, as Objective is")
         self._check_momentum()
         self._check_perturbation()
         _check_device(self.device)
@@ -135,7 +140,7 @@ class LocalTraining:
         `learning-rate-scale` multiplies the learning rate, the message's or the copied one.
         Raises ConfigError, naming the key, for a value of the wrong type or out of range.
         """
-        changes = {field: config[key] for key, field in _KEYS.items() if key in config}
+        changes = {name: config[key] for key, name in _KEYS.items() if key in config}
         if "epochs" in changes:
             changes.setdefault("steps", 0)
         told = replace(self, **changes) if changes else self
@@ -172,7 +177,8 @@ class Trained:
     """A client's model after local training, by state key, and how it got there.
 
     `loss` is the mean over the samples trained on, each at the weights it met; `examples` is the
-    number of samples that the client has; `moments` are there where they were asked for.
+    number of samples that the client has; `moments` are there where they were asked for, `measures` are
+    means like the loss, of what the objective measures beside it.
     """
 
     arrays: dict[str, Array]
@@ -180,6 +186,7 @@ class Trained:
     loss: float
     examples: int
     moments: Moments | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 def batches(samples: int, training: LocalTraining, rng: np.random.Generator) -> Iterator[Array]:
@@ -217,4 +224,4 @@ def _check_device(device: str) -> None:
         raise ConfigError(f"device {device!r} is no torch device; use 'cpu', 'cuda' or 'cuda:0'") from error
 
 
-assert set(_KEYS.values()) <= {field.name for field in fields(LocalTraining)}
+assert set(_KEYS.values()) <= {one.name for one in fields(LocalTraining)}

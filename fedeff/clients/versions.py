@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fedeff.clients.penalty import Penalty
+from fedeff.clients.personal_parameters import PersonalParameters
 from fedeff.core.errors import ConfigError
 from fedeff.models import Structure, apply
 
@@ -19,11 +20,15 @@ _KEPT = 2  # models of one process: that of the round, and the one before for la
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A module of some structure, where it is trained; the keys of its arrays; the penalty on them."""
+    """A module of some structure, where it is trained; the keys of its arrays; the penalty on them.
+
+    `personal` are those of its parameters that stay with each client.
+    """
 
     module: nn.Module
     keys: tuple[str, ...]
     penalty: Penalty | None
+    personal: PersonalParameters
 
 
 class BuiltModels:
@@ -63,7 +68,7 @@ class BuiltModels:
         module = whole if structure.is_whole else apply(structure, whole)
         placed = _placed(module, self._device)
         penalty = None if self._penalise is None else self._penalise(placed)
-        return BuiltModel(placed, tuple(placed.state_dict()), penalty)
+        return BuiltModel(placed, tuple(placed.state_dict()), penalty, PersonalParameters(placed))
 
 
 def _placed(model: nn.Module, device: str) -> nn.Module:

@@ -110,6 +110,7 @@ class RoundRecord:
     need_full: int = 0
     synchronised: tuple[str, ...] = ()
     parameters: int | None = None  # entries of the global model's arrays; None where they are not known
+    measures: dict[str, float] = field(default_factory=dict)  # what else the server measured of the model
 
     def __post_init__(self) -> None:
         _check_counts(self)
@@ -160,6 +161,7 @@ def merge_exchanges(
     wall_s: float | None = None,
     aggregation: Aggregation | None = None,
     parameters: int | None = None,
+    measures: Mapping[str, float] | None = None,
 ) -> RoundRecord:
     """The record of one round from its exchanges, with totals that continue those of `previous`.
 
@@ -206,6 +208,7 @@ def merge_exchanges(
         need_full=done.need_full,
         synchronised=done.synchronised,
         parameters=parameters,
+        measures=dict(measures or {}),
     )
 
 

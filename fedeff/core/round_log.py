@@ -1,7 +1,7 @@
 """From exchanges to rounds: the log that a run keeps while it goes on."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fedeff.core.records import (
@@ -61,6 +61,7 @@ class RoundLog:
         loss: float | None = None,
         aggregation: Aggregation | None = None,
         parameters: int | None = None,
+        measures: Mapping[str, float] | None = None,
     ) -> RoundRecord:
         """Write and return the record of the open round; its wall time starts at the last close."""
         now_s = self._timer()
@@ -73,6 +74,7 @@ class RoundLog:
             wall_s=now_s - self._opened_s,
             aggregation=aggregation,
             parameters=parameters,
+            measures=measures,
         )
         if self.path is not None:
             append_round(self.path, record)

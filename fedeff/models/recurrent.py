@@ -5,6 +5,8 @@ rule for them). Each layer here is torch's own, and unrolls itself in plain oper
 weights have been swapped for those of many clients.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,6 +16,7 @@ from fedeff.models.units import Slice, Units
 __all__ = ["CharacterModel", "Gru", "Lstm"]
 
 _EMBEDDING, _HIDDEN = 16, 128
+_WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")  # in torch's order
 
 
 class Gru(nn.GRU):
@@ -32,14 +35,29 @@ class Gru(nn.GRU):
         if _holds_own_weights(self):
             states: torch.Tensor = super().forward(x)[0]
             return states
-        return self._unrolled(x)
+        return self.states(x, {name: getattr(self, name) for name in _WEIGHTS}, fused=False)
 
-    def _unrolled(self, x: torch.Tensor) -> torch.Tensor:
+    def states(self, x: torch.Tensor, weights: Mapping[str, torch.Tensor], *, fused: bool) -> torch.Tensor:
+        """The same by other weights than its own; `fused` is faster, but `vmap` has no rule for it."""
+        if not fused:
+            return self._unrolled(x, *(weights[name] for name in _WEIGHTS))
+        begin, given = x.new_zeros(1, x.shape[0], self.hidden_size), [weights[name] for name in _WEIGHTS]
+        states: torch.Tensor = torch.gru(x, begin, given, True, 1, 0.0, self.training, False, True)[0]
+        return states
+
+    def _unrolled(
+        self,
+        x: torch.Tensor,
+        weight_ih: torch.Tensor,
+        weight_hh: torch.Tensor,
+        bias_ih: torch.Tensor,
+        bias_hh: torch.Tensor,
+    ) -> torch.Tensor:
         gates, new = slice(0, 2 * self.hidden_size), slice(2 * self.hidden_size, None)
-        given = F.linear(x, self.weight_ih_l0, self.bias_ih_l0)
+        given = F.linear(x, weight_ih, bias_ih)
         state, states = x.new_zeros(x.shape[0], self.hidden_size), []
         for seen in given.unbind(1):
-            recalled = F.linear(state, self.weight_hh_l0, self.bias_hh_l0)
+            recalled = F.linear(state, weight_hh, bias_hh)
             reset, update = torch.sigmoid(seen[:, gates] + recalled[:, gates]).chunk(2, dim=1)
             candidate = torch.tanh(seen[:, new] + reset * recalled[:, new])
             state = candidate + update * (state - candidate)
@@ -63,14 +81,31 @@ class Lstm(nn.LSTM):
         if _holds_own_weights(self):
             states: torch.Tensor = super().forward(x)[0]
             return states
-        return self._unrolled(x)
+        return self.states(x, {name: getattr(self, name) for name in _WEIGHTS}, fused=False)
 
-    def _unrolled(self, x: torch.Tensor) -> torch.Tensor:
-        given = F.linear(x, self.weight_ih_l0, self.bias_ih_l0 + self.bias_hh_l0)
+    def states(self, x: torch.Tensor, weights: Mapping[str, torch.Tensor], *, fused: bool) -> torch.Tensor:
+        """The same by other weights than its own; `fused` is faster, but `vmap` has no rule for it."""
+        if not fused:
+            return self._unrolled(x, *(weights[name] for name in _WEIGHTS))
+        begin, given = x.new_zeros(1, x.shape[0], self.hidden_size), [weights[name] for name in _WEIGHTS]
+        states: torch.Tensor = torch.lstm(x, (begin, begin), given, True, 1, 0.0, self.training, False, True)[
+            0
+        ]
+        return states
+
+    def _unrolled(
+        self,
+        x: torch.Tensor,
+        weight_ih: torch.Tensor,
+        weight_hh: torch.Tensor,
+        bias_ih: torch.Tensor,
+        bias_hh: torch.Tensor,
+    ) -> torch.Tensor:
+        given = F.linear(x, weight_ih, bias_ih + bias_hh)
         state = cell = x.new_zeros(x.shape[0], self.hidden_size)
         states = []
         for seen in given.unbind(1):
-            write, keep, new, show = (seen + F.linear(state, self.weight_hh_l0)).chunk(4, dim=1)
+            write, keep, new, show = (seen + F.linear(state, weight_hh)).chunk(4, dim=1)
             cell = torch.sigmoid(keep) * cell + torch.sigmoid(write) * torch.tanh(new)
             state = torch.sigmoid(show) * torch.tanh(cell)
             states.append(state)
@@ -97,12 +132,11 @@ class CharacterModel(nn.Module):
     def units(self) -> tuple[Units, ...]:
         """The hidden units: what makes each gate of one, and what reads its state."""
         gates = self.recurrent.weight_hh_l0.shape[0] // self.recurrent.weight_hh_l0.shape[1]
-        made = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         return (
             Units(
                 "recurrent",
                 "hidden",
-                tuple(Slice(f"recurrent.{name}", 0, blocks=gates) for name in made),
+                tuple(Slice(f"recurrent.{name}", 0, blocks=gates) for name in _WEIGHTS),
                 (Slice("recurrent.weight_hh_l0", 1), Slice("head.weight", 1)),
             ),
         )

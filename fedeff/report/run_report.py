@@ -24,6 +24,7 @@ from fedeff.report.layers import layers_figure, synchronised_in
 from fedeff.report.page import Key, Page, Picture, Section, Table, Tile, write_page
 from fedeff.report.participation import histogram_figure, participation_of, strip_figure
 from fedeff.report.partition import partition_figure
+from fedeff.report.representation import representation_section
 from fedeff.report.run import Run, read_run
 from fedeff.report.units import human_bytes, human_seconds, percent, plain
 
@@ -54,6 +55,7 @@ def run_page(run: Run) -> Page:
     """The page of a run, section by section; what has no data is left out."""
     sections = [
         _learning(run),
+        representation_section(run),
         _cost(run),
         _model(run),
         _layers(run),
@@ -330,7 +332,7 @@ def _faults(run: Run) -> Section | None:
 def _rounds(run: Run) -> Section | None:
     if not run.rounds:
         return None
-    header = (
+    header: tuple[str, ...] = (
         "Round",
         "Accuracy",
         "Loss",
@@ -343,7 +345,14 @@ def _rounds(run: Run) -> Section | None:
         "Wall",
         "Virtual",
     )
-    table = Table(header, tuple(_row(r) for r in run.rounds), fold=f"All {len(run.rounds)} rows")
+    rows = [_row(r) for r in run.rounds]
+    if len({r.parameters for r in run.rounds if r.parameters}) > 1:
+        header += ("Parameters",)
+        rows = [
+            (*row, f"{r.parameters:,}" if r.parameters else "–")
+            for row, r in zip(rows, run.rounds, strict=True)
+        ]
+    table = Table(header, tuple(rows), fold=f"All {len(run.rounds)} rows")
     return Section("Rounds", tables=(table,))
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 import fedeff.clients.app as app_module
 from fedeff.clients.data import Samples, prepared
+from fedeff.clients.self_supervision import SimSiamNetwork
 from fedeff.core.flower import set_task_identity
 from fedeff.core.layers import encode_record
 from fedeff.models import build
@@ -133,3 +134,15 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in ("train_loop", "train_block", "mean_gradient"):
         counting(name)
     return calls
+
+
+@pytest.fixture
+def small_net() -> nn.Module:
+    """SimSiam's network around a small encoder."""
+    return SimSiamNetwork(build("cnn", input_shape=SHAPES["cnn"]), 16, 0)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """A few images that the small network takes."""
+    return torch.from_numpy(np.random.default_rng(7).random((6, *SHAPES["cnn"]), np.float32))

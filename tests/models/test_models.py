@@ -94,7 +94,9 @@ def test_an_unrolled_layer_equals_torchs_own(
     layer, x = own(5, 7), torch.rand(3, 11, 5)
     torch_layer = reference(5, 7, batch_first=True)
     torch_layer.load_state_dict(layer.state_dict())
-    torch.testing.assert_close(layer._unrolled(x), torch_layer(x)[0])
+    weights = {name: values + 0 for name, values in layer.named_parameters()}
+    for fused in (False, True):
+        torch.testing.assert_close(layer.states(x, weights, fused=fused), torch_layer(x)[0])
     torch.testing.assert_close(layer(x), torch_layer(x)[0])
 
 

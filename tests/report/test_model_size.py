@@ -18,8 +18,12 @@ def test_a_model_that_became_smaller_is_drawn(tmp_path):
     assert "From 4,000 to 1,000 parameters (25.0%), changed with round 3, 5." in html
     assert 'aria-label="Parameters"' in html
     assert 'aria-label="Bytes of a reply"' in html
+    assert html.count(">4,000</td>") == 2  # and in the table of rounds
+    assert html.count(">1,500</td>") == 2
 
 
 def test_one_that_stayed_or_is_not_known_is_not(tmp_path):
-    assert "Model size" not in page_of(tmp_path / "same", [4000, 4000])
+    same = page_of(tmp_path / "same", [4000, 4000])
+    assert "Model size" not in same
+    assert "4,000" not in same
     assert "Model size" not in page_of(tmp_path / "unknown", [None, None])

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from fedeff.app.settings import documented, documented_own
 from fedeff.cli.main import command
-from fedeff.models import describe, model_names
+from fedeff.models import FedPara, LoRA, build, describe, model_names
 from fedeff.strategies import strategy_names, strategy_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +58,18 @@ def models_table() -> str:
 
 def test_the_clients_page_lists_every_model_as_it_is() -> None:
     assert models_table() in (ROOT / "docs" / "clients.md").read_text(), models_table()
+
+
+LOW_RANK = (FedPara(), FedPara(0.1), FedPara(rank=2), LoRA(1), LoRA(4), LoRA(4, freeze_a=True))
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet20-small", "gru"])
+def test_the_clients_page_lists_what_models_of_low_rank_have(name: str) -> None:
+    card = describe(name)
+    whole = build(name, classes=card.classes, input_shape=card.input_shape)
+    sizes = [sum(p.numel() for p in made.apply(whole).parameters()) for made in LOW_RANK]
+    row = " | ".join([f"| `{name}`", *(f"{size:,}" for size in (card.parameters, *sizes))]) + " |"
+    assert row in (ROOT / "docs" / "clients.md").read_text(), row
 
 
 def test_every_decision_is_listed_and_reachable() -> None:
