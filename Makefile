@@ -7,7 +7,7 @@ FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
 .DEFAULT_GOAL := help
 export NO_MKDOCS_2_WARNING = 1
-.PHONY: help demo test test-slow check bench bench-strategies pictures docs data clean
+.PHONY: help demo test test-slow check bench bench-strategies bench-clients bench-compression pictures docs data clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,12 @@ bench: $(INSTALLED) data ## measure the engines side by side, write bench/result
 bench-strategies: $(INSTALLED) data ## compare strategies and their cost, write bench/results/strateg*.md; resumes
 	$(BIN)/python bench/run_strategies.py
 	$(BIN)/python bench/run_strategy_cost.py
+
+bench-clients: $(INSTALLED) data ## measure what algorithms at the clients bring, write bench/results/clients.md; resumes
+	$(BIN)/python bench/run_clients.py
+
+bench-compression: $(INSTALLED) data ## measure codecs, what they cost in accuracy, the planner; write bench/results/compression.md; resumes
+	$(BIN)/python bench/run_compression.py
 
 pictures: $(INSTALLED) ## draw what travels when under each strategy, for the documentation
 	$(BIN)/python docs/travel_pictures.py

@@ -43,6 +43,7 @@ class Outcome:
     """What one run came to."""
 
     accuracy: float  # mean of the last evaluations, in [0, 1]
+    last_accuracy: float  # of the last evaluation
     uplink_bytes: float
     downlink_bytes: float
     rounds_to_target: float | None  # in rounds of STEPS local steps

@@ -60,6 +60,7 @@ def outcome(folder: RunFolder, target: float) -> Outcome:
     steps = int(folder.config()["config"]["local-steps"])
     return Outcome(
         accuracy=sum(last) / len(last),
+        last_accuracy=last[-1],
         uplink_bytes=rounds[-1].uplink_bytes_total,
         downlink_bytes=rounds[-1].downlink_bytes_total,
         rounds_to_target=reached.server_round * steps / STEPS if reached else None,

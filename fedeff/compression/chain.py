@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike
 from fedeff.compression.codec import Codec, Memory, NDArray, Selection, Shape
 from fedeff.compression.fields import check_codec
 from fedeff.compression.floats import float_dtype, size_of
+from fedeff.compression.masks import write_kept
 from fedeff.core.errors import ConfigError
 
 __all__ = ["Chain"]
@@ -59,5 +60,5 @@ class Chain:
         kept, count, rest = self.select.kept(memoryview(payload), size)
         values, memory = self.then.decode(rest, (count,), dtype, memory)
         found = np.zeros(size, dtype)
-        found[kept] = values
+        write_kept(found, kept, values)
         return found.reshape(shape), memory

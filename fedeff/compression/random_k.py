@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike
 from fedeff.compression.codec import Codec, Memory, NDArray, Shape
 from fedeff.compression.fields import check_fraction, check_one_of
 from fedeff.compression.floats import extent, flat_floats, float_dtype, size_of
+from fedeff.compression.masks import read_kept, write_kept
 from fedeff.compression.reading import nothing_left, read_values, split
 from fedeff.compression.top_k import kept_count
 from fedeff.core.errors import CodecError
@@ -49,7 +50,7 @@ class RandomK:
         flat = flat_floats(x)
         extent(flat)
         seed = rng.bytes(_SEED_BYTES)
-        values = flat[_drawn(seed, kept_count(flat.size, self.fraction), flat.size)]
+        values = read_kept(flat, _drawn(seed, kept_count(flat.size, self.fraction), flat.size))
         if self.unbiased and values.size:
             with np.errstate(over="ignore"):
                 values = values * values.dtype.type(flat.size / values.size)
@@ -79,7 +80,7 @@ class RandomK:
         values, rest = read_values(rest, kept_count(size, self.fraction), dtype)
         nothing_left(rest)
         found = np.zeros(size, dtype)
-        found[self.kept(memoryview(payload), size)[0]] = values
+        write_kept(found, self.kept(memoryview(payload), size)[0], values)
         return found.reshape(shape), {}
 
 
@@ -90,13 +91,12 @@ def _drawn(seed: bytes, count: int, size: int) -> NDArray:
     drawn); never more are drawn at once than are missing, so the first distinct ones are kept.
     """
     left_out = 2 * count > size
-    missing = size - count if left_out else count
+    wanted = missing = size - count if left_out else count
     stream = np.random.Philox(key=int.from_bytes(seed, "little"))
     marked = np.zeros(size, bool)
     while missing:
-        drawn = stream.random_raw(min(missing, _DRAWS)) % np.uint64(size)
-        new = np.unique(drawn)
-        new = new[~marked[new]]
-        marked[new] = True
-        missing -= new.size
+        drawn = stream.random_raw(min(missing, _DRAWS))
+        drawn -= drawn // np.uint64(size) * np.uint64(size)  # `%`, but fast
+        marked[drawn.view(np.int64)] = True
+        missing = wanted - int(np.count_nonzero(marked))
     return np.logical_not(marked, out=marked) if left_out else marked

@@ -1,0 +1,104 @@
+"""Intrinsic sparse structures: an LSTM that is cut to the hidden units it needs."""
+
+import math
+from collections.abc import Sequence
+from functools import cache, partial
+
+from bench.clients.row import Measured, Row, ratio
+from bench.clients.shrinking import Phase, arrays_of, parameters, pooled, score, speeds, trained
+from bench.figures import Figure
+from fedeff.clients.structure import Sparsity
+from fedeff.data import Dataset, load
+from fedeff.models import apply, build, shrink
+
+__all__ = ["row"]
+
+_EVERY, _TEST_EVERY = 40, 5  # of the sequences of 80 characters one in so many is used
+_EPOCHS, _PENALISED, _BATCH = 24, 12, 20  # epochs of all, and of those with the penalty
+_OPTIMIZER, _RATE = "adam", 0.01
+_STRENGTH, _THRESHOLD = 0.001, 0.01
+_WHOLE, _CUT, _SAME = "whole", "cut by ISS", "same size from scratch"
+_PERPLEXITY, _HIDDEN, _PARAMETERS = "test perplexity", "hidden units", "parameters"
+_INFERENCE, _STEP = "inference, ms", "training step, ms"
+
+
+def row() -> Row:
+    """One seed of both sides, and what is asked of the seeds."""
+    settings: dict[str, bool | int | float | str] = {
+        "model": "lstm",
+        "every": _EVERY,
+        "test-every": _TEST_EVERY,
+        "epochs": _EPOCHS,
+        "penalised": _PENALISED,
+        "batch-size": _BATCH,
+        "optimizer": _OPTIMIZER,
+        "rate": _RATE,
+        "strength": _STRENGTH,
+        "threshold": _THRESHOLD,
+    }
+    return Row(
+        "iss",
+        "Intrinsic sparse structures: an LSTM cut to the hidden units it needs",
+        settings,
+        _run,
+        _figures,
+        _NOTE,
+    )
+
+
+def _run(seed: int) -> Measured:
+    """Networks that are trained for the same number of epochs, the cut one while it is whole and after."""
+    dataset = _dataset()
+    train = pooled(dataset.train, slice(0, None, _EVERY))
+    test = pooled(dataset.test, slice(0, None, _TEST_EVERY))
+    fit = partial(trained, samples=train, batch_size=_BATCH, optimizer=_OPTIMIZER)
+    whole = build("lstm", classes=dataset.classes, seed=seed)
+    start = arrays_of(whole)
+    baseline = fit(whole, start, phases=[Phase(_EPOCHS, _RATE)], seed=seed)
+    penalty = Sparsity("iss", _STRENGTH, _THRESHOLD).penalty(whole)
+    penalised = fit(whole, start, phases=[Phase(_PENALISED, _RATE, penalty, fall=0.5)], seed=seed)
+    structure, weights = shrink(whole, penalised, _THRESHOLD)
+    small = apply(structure, whole)
+    cut = fit(small, weights, phases=[Phase(_EPOCHS - _PENALISED, _RATE)], seed=seed + 1000)
+    direct = apply(structure, build("lstm", classes=dataset.classes, seed=seed + 1))
+    scratch = fit(direct, arrays_of(direct), phases=[Phase(_EPOCHS, _RATE)], seed=seed)
+    full = build("lstm", classes=dataset.classes)
+    fast = speeds([build("lstm", classes=dataset.classes), apply(structure, full)], train)
+    return {
+        name: {
+            _PERPLEXITY: math.exp(score(module, held, test)[1]),
+            _HIDDEN: module.get_parameter("recurrent.weight_hh_l0").shape[1],
+            _PARAMETERS: parameters(module),
+            _INFERENCE: None if speed is None else speed.inference_ms,
+            _STEP: None if speed is None else speed.step_ms,
+        }
+        for name, module, held, speed in (
+            (_WHOLE, full, baseline, fast[0]),
+            (_CUT, small, cut, fast[1]),
+            (_SAME, direct, scratch, None),
+        )
+    }
+
+
+def _figures(seeds: Sequence[Measured]) -> list[Figure]:
+    return [
+        Figure("inference faster", ratio(seeds, _INFERENCE, _WHOLE, _CUT), at_least=2.0),
+        Figure("training step faster", ratio(seeds, _STEP, _WHOLE, _CUT), at_least=2.0),
+        Figure("fewer parameters", ratio(seeds, _PARAMETERS, _WHOLE, _CUT)),
+        Figure(
+            "perplexity ÷ that of the whole", ratio(seeds, _PERPLEXITY, _CUT, _WHOLE), at_most=1.0, digits=3
+        ),
+        Figure(
+            "perplexity ÷ that of the same size from scratch",
+            ratio(seeds, _PERPLEXITY, _CUT, _SAME),
+            digits=3,
+        ),
+    ]
+
+
+@cache
+def _dataset() -> Dataset:
+    return load("shakespeare")
+
+
+_NOTE = """"""
