@@ -4,6 +4,7 @@ Run it with `python examples/own_data_and_model.py`.
 """
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from torch import nn
@@ -39,6 +40,7 @@ server = ServerApp()
 @server.main()
 def main(grid: Grid, context: Context) -> None:
     """Fifteen rounds of twenty clients; all clients measure the model on their own test points."""
+    torch.manual_seed(0)  # the initial model's; all else follows the strategy's and the client's seeds
     strategy = FedAvg(cohort=20, evaluate_clients=None)
     result = strategy.start(grid, ArrayRecord(model().state_dict()), num_rounds=15)
     print(f"accuracy {result.evaluate_metrics_clientapp[15]['eval-accuracy']:.3f}")

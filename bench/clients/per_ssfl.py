@@ -34,8 +34,8 @@ _RUN: dict[str, bool | int | float | str] = {
     "dataset": "fashion-mnist",
     "partition": "dirichlet:0.3",
     "cohort": _CLIENTS,
-    "num-server-rounds": 8,
-    "evaluate-every": 8,
+    "num-server-rounds": 6,
+    "evaluate-every": 6,
     "evaluate-clients": _CLIENTS,
     "batch-size": 100,
     "optimizer": "adam",
@@ -47,6 +47,7 @@ _RUN: dict[str, bool | int | float | str] = {
 _SUPERVISED, _PIXELS, _RANDOM = "supervised on the labels", "probe on pixels", "probe on random features"
 _SHARED, _PERSONAL = "SSFL = Per-SSFL's global model", "Per-SSFL's personal models"
 _WHOLE, _OWN, _NEIGHBOURS = "test set, %", "clients' own test rows, %", "neighbours, test set, %"
+_SPREAD = "spread of embeddings ÷ healthy"
 Learner = Callable[[Samples, Samples], float]  # labelled rows and test rows to accuracy in %
 
 
@@ -95,8 +96,7 @@ def _run(seed: int) -> Measured:
         _WHOLE: 100 * last.accuracy,
         _OWN: 100 * last.evaluate_metrics["eval-accuracy-global"],
         _NEIGHBOURS: 100 * last.measures["knn-accuracy"],
-        "spread of embeddings ÷ healthy": last.train_metrics["embedding-std"]
-        * math.sqrt(settings.projection_width),
+        _SPREAD: last.train_metrics["embedding-std"] * math.sqrt(settings.projection_width),
     }
     measured[_PERSONAL] = {_OWN: 100 * last.evaluate_metrics["eval-accuracy"]}
     return measured

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from bench.compression.measuring import CLIENTS, COMPUTE_S, LAYER, LINK, Bits, Measured, Paced, Speed
-from bench.compression.rows import BEST, CODECS, COMBINATIONS, FLOAT, NOTE, ROUNDS, TARGET, TRIED
+from bench.compression.rows import BEST, CODECS, COMBINATIONS, FEWEST, FLOAT, NOTE, ROUNDS, TARGET, TRIED
 from bench.figures import Figure, Spread
 from bench.page import table
 from bench.strategies.page import spread
@@ -33,7 +33,11 @@ def page(comparison: Comparison, outcomes: Outcomes, measured: Measured | None, 
     parts += [f"## Accuracy at equal rounds\n\n{comparison.title}. {ROUNDS} rounds of {STEPS} local steps:\n"]
     parts += [_cases(comparison, outcomes, [FLOAT, *CODECS], "accuracy")]
     parts += [NOTE, f"## The fewest bytes to {TARGET:.0%}\n", _TARGET_NOTE]
-    parts += [_cases(comparison, outcomes, [FLOAT, *COMBINATIONS], "last_accuracy"), _best(comparison), TRIED]
+    parts += [
+        _cases(comparison, outcomes, [FLOAT, BEST, *COMBINATIONS], "last_accuracy"),
+        _best(comparison),
+        TRIED,
+    ]
     if measured:
         parts += ["## The planner against a link\n", _paced(measured.paced), _PACED_NOTE]
     return "\n".join([*parts, "## Machine\n", machine])
@@ -170,8 +174,8 @@ count {STEPS} local steps: one of 24 counts as four. Every client of a round sen
 
 
 def _best(comparison: Comparison) -> str:
-    told = command_of(comparison, comparison.case(BEST))
-    return f"The best, `{BEST}`, for seed 0:\n\n```sh\n{told}\n```\n"
+    told = [command_of(comparison, comparison.case(name)) for name in (BEST, FEWEST)]
+    return "`{}` and `{}` for seed 0:\n\n```sh\n{}\n{}\n```\n".format(BEST, FEWEST, *told)
 
 
 def command_of(comparison: Comparison, case: Case, seed: int = 0) -> str:

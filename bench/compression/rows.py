@@ -20,6 +20,7 @@ __all__ = [
     "BEST",
     "CODECS",
     "COMBINATIONS",
+    "FEWEST",
     "FLOAT",
     "KEY",
     "NOTE",
@@ -33,7 +34,8 @@ __all__ = [
 KEY = "compression"
 ROUNDS = 24  # of FedAvg; combinations may take half as many more
 TARGET = 0.58  # accuracy: what FedAvg reaches in the last fifth of its rounds with every seed
-FLOAT, BEST = "float", "local-whole"
+FLOAT = "float"
+BEST, FEWEST = "qsgd-whole", "local-whole"  # within the rounds of FedAvg with every seed; in the median seed
 
 CODECS = {
     "tern": ("TernGrad, clipped at 2.5 sigma", "tern_grad"),
@@ -51,7 +53,17 @@ CODECS = {
     "chain": ("top-k by 4 bits + error feedback", "error_feedback(chain(top_k(0.01), uniform(4)))"),
 }
 PACED = ("raw", "tern_grad", "error_feedback(chain(top_k(0.01), uniform(4)))")  # over a link
-NOTE = TRIED = ""
+NOTE = """Whether a codec is right in the mean decides, not how far a message is from its update: the noise of
+32 clients averages out over the rounds, what a codec leaves out every time does not. Random-k at a tenth,
+QSGD over whole layers and unclipped TernGrad have the largest errors above and lose nothing. Clipping at 2.5
+sigma, meant for gradients of large batches, holds back a fifth of every step here, since updates are
+heavy-tailed. Error feedback comes late: a client is in 6 of 24 rounds. QSGD's bits are lowest in large
+buckets, where most levels are zero.
+"""
+TRIED = """Tried on seed 7: top 2% by sign with error feedback under DiLoCo's outer step (rate 0.5, momentum
+0.8), 45% after 24 rounds, for FedAvg's 54%; nine rounds of 24 steps with top 15% by sign and error feedback, 65%,
+without error feedback 65%, a random half by TernGrad 68%; eight with QSGD in buckets of 4,096, 66%.
+"""
 # By name: label, local steps to a message, messages a client sends if it is in every round, codec.
 COMBINATIONS = {
     "local-float": ("FedAvg of 24 steps, float32", 24, 9, ""),
@@ -111,18 +123,18 @@ def _targets(outcomes: Outcomes) -> list[Figure]:
         Figure("tern: fewer uplink bytes than float", _fewer(outcomes, "tern", _uplink), at_least=19),
         Figure("tern-exempt: accuracy behind float", exempt, unit="points"),
         Figure("tern-exempt: fewer uplink bytes than float", _fewer(outcomes, "tern-exempt", _uplink)),
-        Figure(
-            f"{BEST}: fewer uplink bytes than float to {TARGET:.0%}",
-            _fewer(outcomes, BEST, lambda one: one.uplink_bytes_to_target),
-            at_least=100,
-            digits=0,
-        ),
-        Figure(
-            f"{BEST}: rounds of {STEPS} steps to {TARGET:.0%} ÷ float's",
-            ratio_of(outcomes, BEST, FLOAT, lambda one: one.rounds_to_target),
-            at_most=1.5,
-        ),
+        *_to_target(outcomes, BEST),
+        *_to_target(outcomes, FEWEST),
     ]
+
+
+def _to_target(outcomes: Outcomes, name: str) -> tuple[Figure, Figure]:
+    fewer = _fewer(outcomes, name, lambda one: one.uplink_bytes_to_target)
+    rounds = ratio_of(outcomes, name, FLOAT, lambda one: one.rounds_to_target)
+    return (
+        Figure(f"{name}: fewer uplink bytes than float to {TARGET:.0%}", fewer, at_least=100, digits=0),
+        Figure(f"{name}: rounds of {STEPS} steps to {TARGET:.0%} ÷ float's", rounds, at_most=1.5),
+    )
 
 
 def _uplink(one: Outcome) -> float:
