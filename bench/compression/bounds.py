@@ -48,8 +48,9 @@ def bound_bits(codec: Codec, layout: Layout) -> float:
 
 
 def has_levels(codec: Codec) -> bool:
-    """Whether every value that the codec sends is one of a few levels."""
-    return isinstance(codec, Sign | TernGrad | Uniform | QSGD)
+    """Whether every value of an array that the codec sends is one of a few levels."""
+    whole = isinstance(codec, QSGD) and not codec.bucket  # else buckets have levels of their own
+    return whole or isinstance(codec, Sign | TernGrad | Uniform)
 
 
 def sent_entropy(arrays: Mapping[str, NDArray]) -> float:

@@ -19,9 +19,10 @@ from fedeff.core.round_time import Load, Star
 __all__ = ["Bits", "Measured", "Paced", "Speed", "measure"]
 
 LAYER = (1000, 1000)  # of normal float32 values: what speed is measured on
-LINK = Link(bytes_per_s=12.5e6, latency_s=0.02)  # 100 Mbit/s
+LINK = Link(bytes_per_s=2.5e6, latency_s=0.02)  # 20 Mbit/s
 COMPUTE_S = 0.2
 CLIENTS = 4
+_ROUNDS = 5  # at most so many over a link
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def measure(updates: Sequence[Arrays], specs: Sequence[str], paced: Sequence[str
     return Measured(
         tuple(_bits(spec, codec, updates) for spec, codec in codecs.items()),
         _speeds(codecs, repeats),
-        tuple(_paced(spec, codec_of(spec), repeats) for spec in paced),
+        tuple(_paced(spec, codec_of(spec), min(repeats, _ROUNDS)) for spec in paced),
     )
 
 

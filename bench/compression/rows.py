@@ -61,8 +61,8 @@ heavy-tailed. Error feedback comes late: a client is in 6 of 24 rounds. QSGD's b
 buckets, where most levels are zero.
 """
 TRIED = """Tried on seed 7: top 2% by sign with error feedback under DiLoCo's outer step (rate 0.5, momentum
-0.8), 45% after 24 rounds, for FedAvg's 54%; nine rounds of 24 steps with top 15% by sign and error feedback, 65%,
-without error feedback 65%, a random half by TernGrad 68%; eight with QSGD in buckets of 4,096, 66%.
+0.8), 45% after 24 rounds, for FedAvg's 54%; nine rounds of 24 steps with top 15% by sign, 65% with error
+feedback and without, a random half by TernGrad 68%; eight with QSGD in buckets of 4,096, 66%.
 """
 # By name: label, local steps to a message, messages a client sends if it is in every round, codec.
 COMBINATIONS = {
