@@ -109,7 +109,8 @@ def _rate(bytes_per_s: tuple[float, ...]) -> str:
 _LINK = f"{LINK.bytes_per_s * 8 / 1e6:.0f} Mbit/s with {LINK.latency_s * 1e3:.0f} ms one way"
 _PACED_NOTE = f"""A round of {CLIENTS} clients at {_LINK}: a model of {LAYER[0] * LAYER[1]:,}
 float32 values down, {COMPUTE_S:g} s of training (a sleep), updates encoded, sent through sockets no faster
-than the link, and decoded; by the wall. Planned from measured bits and speeds as `fedeff plan` does.
+than the link, and decoded; by the wall. Planned from measured bits and speeds as `fedeff plan` does. What
+the plan misses is the same on any link, so a larger share of a round on a faster one.
 """
 
 
