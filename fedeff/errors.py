@@ -3,6 +3,7 @@
 from fedeff.core.errors import (
     AppError,
     CodecError,
+    CodeError,
     ConfigError,
     DataError,
     EngineError,
@@ -15,6 +16,7 @@ from fedeff.core.errors import (
 
 __all__ = [
     "AppError",
+    "CodeError",
     "CodecError",
     "ConfigError",
     "DataError",

@@ -12,6 +12,7 @@ import click
 import typer
 
 from fedeff.cli import compare, plan, simulate, sweep
+from fedeff.cli.codes import codes
 from fedeff.cli.data import data
 from fedeff.cli.running import RUN_FAILURES, Interrupted, RunsFailed
 from fedeff.cli.teaching import teaching
@@ -29,6 +30,7 @@ command.command("simulate", cls=teaching(*simulate.EXAMPLES, settings=True))(sim
 command.command("sweep", cls=teaching(*sweep.EXAMPLES, settings=True))(sweep.sweep)
 command.command("compare", cls=teaching(*compare.EXAMPLES))(compare.compare)
 command.command("plan", cls=teaching(*plan.EXAMPLES))(plan.plan)
+command.add_typer(codes, name="codes")
 command.add_typer(data, name="data")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "AppError",
+    "CodeError",
     "CodecError",
     "ConfigError",
     "DataError",
@@ -56,6 +57,10 @@ class ResumeError(FedeffError):
 
 class ReplyError(FedeffError):
     """A client's reply does not fit the round: other keys, other shapes, NaN."""
+
+
+class CodeError(FedeffError):
+    """A group does not fit its code, or too few answers came to decode it."""
 
 
 class CodecError(FedeffError):
