@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Literal
 
-from bench.clients.row import Measured, Row, difference, ratio
 from bench.clients.shrinking import Phase, arrays_of, parameters, pooled, score, speeds, trained
 from bench.figures import Figure
+from bench.seeded.row import Measured, Row, difference, ratio
 from fedeff.clients.structure import Sparsity
 from fedeff.data import Dataset, load
 from fedeff.models import Structure, apply, average_rank_ratio, build, saving_ranks
@@ -14,9 +14,9 @@ from fedeff.models import Structure, apply, average_rank_ratio, build, saving_ra
 __all__ = ["row"]
 
 _EVERY = 6  # of the training images one in so many is used
-_FIRST, _FORCED, _REST, _FINE = 6, 6, 3, 2  # epochs: from scratch, under force or not, without, decomposed
+_FIRST, _FORCED, _REST, _FINE = 6, 6, 6, 3  # epochs: from scratch, under force or not, without, decomposed
 _RATE, _FORCED_RATE, _REST_RATE, _FINE_RATE = 0.03, 0.02, 0.01, 0.01
-_STRENGTH, _ERROR = 0.0007, 0.05
+_STRENGTH, _ERROR = 0.0006, 0.05
 _NORM: Literal["l1", "l2"] = "l2"
 _PLAIN, _FORCE = "without force", "with force"
 _PLAIN_SPLIT, _FORCE_SPLIT = "without force, decomposed", "with force, decomposed"

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.clients.row import Measured, Row, difference
 from bench.clients.runs import federated
 from bench.clients.shrinking import arrays_of
 from bench.figures import Figure
+from bench.seeded.row import Measured, Row, difference
 from fedeff.app import Settings
 from fedeff.app.workload import dataset_of, new_model, shares_of
 from fedeff.clients import LocalTraining, evaluate, train_loop

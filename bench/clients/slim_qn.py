@@ -3,9 +3,9 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from bench.clients.row import Case, Measured, Row, difference, ratio
 from bench.clients.runs import Value, federated, reached
 from bench.figures import Figure
+from bench.seeded.row import Case, Measured, Row, difference, ratio
 
 __all__ = ["row"]
 

@@ -6,8 +6,8 @@ from dataclasses import fields, replace
 import numpy as np
 import torch
 
-from bench.clients.row import Case, Measured, Row, difference, ratio
 from bench.figures import Figure
+from bench.seeded.row import Case, Measured, Row, difference, ratio
 from fedeff.clients import LocalTraining, evaluate, train_loop
 from fedeff.clients.data import Samples, prepared
 from fedeff.clients.sharpness import noise_sensitivity, sharpness

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from functools import cache
 
-from bench.clients.row import Measured, Row, difference, ratio
 from bench.clients.shrinking import Phase, arrays_of, parameters, pooled, score, speeds, trained
 from bench.figures import Figure
+from bench.seeded.row import Measured, Row, difference, ratio
 from fedeff.clients.structure import Sparsity
 from fedeff.data import Dataset, load
 from fedeff.models import apply, build, shrink, shrinkable

@@ -1,7 +1,7 @@
 """All rows of the page, in their order; a row is a module of its own and a line here."""
 
 from bench.clients import force_cnn, iss_lstm, per_ssfl, slim_qn, smooth_out, ssl_cnn
-from bench.clients.row import Row
+from bench.seeded.row import Row
 
 __all__ = ["rows"]
 

@@ -1,26 +1,18 @@
-"""The page of results: targets first, then a table for each row."""
+"""A page of results: targets first, then a table for each row."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 
-from bench.clients.row import Measured, Row
 from bench.page import table
+from bench.seeded.row import Measured, Row
 
 __all__ = ["page"]
 
-_HEAD = """# What clients do
 
-`make bench-clients` writes this page. Every row compares an algorithm at the clients with its baseline on
-real data, both in the same run; the notes say on what data, and how the settings of both sides were found.
-Figures are the median over seeds with the range, tables mean ± standard deviation. Milliseconds and seconds
-are the processor's time of one thread; those of several networks are medians of turns that alternate.
-"""
-
-
-def page(rows: Mapping[str, Row], done: Mapping[str, Sequence[Measured]], machine: str) -> str:
+def page(head: str, rows: Mapping[str, Row], done: Mapping[str, Sequence[Measured]], machine: str) -> str:
     """The whole page, from the rows that have been measured."""
     measured = {key: row for key, row in rows.items() if done.get(key)}
-    parts = [_HEAD, "## Targets\n", _targets(measured, done)]
+    parts = [head, "## Targets\n", _targets(measured, done)]
     for key, row in measured.items():
         parts += [f"## {row.title}\n", _cases(done[key]), row.note.strip() + "\n"]
     return "\n".join([*parts, "## Machine\n", machine])

@@ -5,8 +5,8 @@ import json
 import time
 from pathlib import Path
 
-from bench.clients.row import Measured, Row
 from bench.machine import describe
+from bench.seeded.row import Measured, Row
 
 __all__ = ["keep", "kept", "place"]
 

@@ -1,4 +1,4 @@
-"""A row of the page on clients: what one seed measures, and what is asked of all seeds together."""
+"""A row of a page: what one seed measures, and what is asked of all seeds together."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Measured = Mapping[str, Case]  # of one seed, by case; the first is the baseline
 
 @dataclass(frozen=True)
 class Row:
-    """One algorithm against its baseline.
+    """Cases side by side, the first of which is the baseline.
 
     `run(seed)` measures all cases, in a process of its own; it is not repeated while `settings`, all
     that its result depends on beside the seed and the code, stay as they are. `figures` are those of
