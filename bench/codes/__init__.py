@@ -1,0 +1,1 @@
+"""What codes bring: answers without the slow ones' work, their accuracy, their latency, and their cost."""
