@@ -7,7 +7,7 @@ FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
 .DEFAULT_GOAL := help
 export NO_MKDOCS_2_WARNING = 1
-.PHONY: help demo test test-slow check bench bench-strategies bench-clients bench-compression pictures docs data clean
+.PHONY: help demo test test-slow check bench bench-strategies bench-clients bench-compression bench-codes pictures docs data clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench-clients: $(INSTALLED) data ## measure what algorithms at the clients bring
 
 bench-compression: $(INSTALLED) data ## measure codecs, what they cost in accuracy, the planner; write bench/results/compression.md; resumes
 	$(BIN)/python bench/run_compression.py
+
+bench-codes: $(INSTALLED) data ## measure codes: latency, accuracy, real actors, slow clients; write bench/results/codes.md; resumes
+	$(BIN)/python bench/run_codes.py
 
 pictures: $(INSTALLED) ## draw what travels when under each strategy, for the documentation
 	$(BIN)/python docs/travel_pictures.py

@@ -4,19 +4,20 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Literal
 
+from bench.clients.fedavg_cnn import FedAvgCnn
 from bench.clients.shrinking import Phase, arrays_of, parameters, pooled, score, speeds, trained
 from bench.figures import Figure
 from bench.seeded.row import Measured, Row, difference, ratio
 from fedeff.clients.structure import Sparsity
 from fedeff.data import Dataset, load
-from fedeff.models import Structure, apply, average_rank_ratio, build, saving_ranks
+from fedeff.models import Structure, apply, average_rank_ratio, saving_ranks
 
 __all__ = ["row"]
 
-_EVERY = 6  # of the training images one in so many is used
-_FIRST, _FORCED, _REST, _FINE = 6, 6, 6, 3  # epochs: from scratch, under force or not, without, decomposed
+_EVERY = 12  # of the training images one in so many is used
+_FIRST, _FORCED, _REST, _FINE = 8, 8, 6, 3  # epochs: from scratch, under force or not, without, decomposed
 _RATE, _FORCED_RATE, _REST_RATE, _FINE_RATE = 0.03, 0.02, 0.01, 0.01
-_STRENGTH, _ERROR = 0.0006, 0.05
+_STRENGTH, _ERROR = 0.0003, 0.05
 _NORM: Literal["l1", "l2"] = "l2"
 _PLAIN, _FORCE = "without force", "with force"
 _PLAIN_SPLIT, _FORCE_SPLIT = "without force, decomposed", "with force, decomposed"
@@ -27,7 +28,7 @@ _INFERENCE, _STEP = "inference, ms", "training step, ms"
 def row() -> Row:
     """One seed of both sides, and what is asked of the seeds."""
     settings: dict[str, bool | int | float | str] = {
-        "model": "cnn",
+        "model": "FedAvgCnn",
         "every": _EVERY,
         "epochs": f"{_FIRST}+{_FORCED}+{_REST}+{_FINE}",
         "rate": f"{_RATE}, {_FORCED_RATE}, {_REST_RATE}, {_FINE_RATE}",
@@ -42,7 +43,7 @@ def _run(seed: int) -> Measured:
     """Both sides go on from the same trained network for the same number of epochs."""
     dataset = _dataset()
     train, test = pooled(dataset.train, slice(0, None, _EVERY)), pooled(dataset.test)
-    net = build("cnn", seed=seed)
+    net = FedAvgCnn(seed)
     first = trained(net, arrays_of(net), train, [Phase(_FIRST, _RATE, fall=0.5)], seed)
     force = Sparsity("force", _STRENGTH, norm=_NORM).penalty(net)
     measured: dict[str, dict[str, float | None]] = {}

@@ -17,6 +17,7 @@ _EVERY, _TEST_EVERY = 40, 5  # of the sequences of 80 characters one in so many 
 _EPOCHS, _PENALISED, _BATCH = 24, 12, 20  # epochs of all, and of those with the penalty
 _OPTIMIZER, _RATE = "adam", 0.01
 _STRENGTH, _THRESHOLD = 0.0011, 0.01
+_EQUAL = 1.005  # times the perplexity: the whole's own varies by more over seeds
 _WHOLE, _CUT, _SAME = "whole", "cut by ISS", "same size from scratch"
 _PERPLEXITY, _HIDDEN, _PARAMETERS = "test perplexity", "hidden units", "parameters"
 _INFERENCE, _STEP = "inference, ms", "training step, ms"
@@ -86,7 +87,10 @@ def _figures(seeds: Sequence[Measured]) -> list[Figure]:
         Figure("training step faster", ratio(seeds, _STEP, _WHOLE, _CUT), at_least=2.0),
         Figure("fewer parameters", ratio(seeds, _PARAMETERS, _WHOLE, _CUT)),
         Figure(
-            "perplexity ÷ that of the whole", ratio(seeds, _PERPLEXITY, _CUT, _WHOLE), at_most=1.0, digits=3
+            "perplexity ÷ that of the whole",
+            ratio(seeds, _PERPLEXITY, _CUT, _WHOLE),
+            at_most=_EQUAL,
+            digits=3,
         ),
         Figure(
             "perplexity ÷ that of the same size from scratch",
