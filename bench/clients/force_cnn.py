@@ -17,7 +17,7 @@ __all__ = ["row"]
 _EVERY = 12  # of the training images one in so many is used
 _FIRST, _FORCED, _REST, _FINE = 8, 8, 6, 3  # epochs: from scratch, under force or not, without, decomposed
 _RATE, _FORCED_RATE, _REST_RATE, _FINE_RATE = 0.03, 0.02, 0.01, 0.01
-_STRENGTH, _ERROR = 0.0003, 0.05
+_STRENGTH, _ERROR = 0.00045, 0.05
 _NORM: Literal["l1", "l2"] = "l2"
 _PLAIN, _FORCE = "without force", "with force"
 _PLAIN_SPLIT, _FORCE_SPLIT = "without force, decomposed", "with force, decomposed"
@@ -91,4 +91,12 @@ def _dataset() -> Dataset:
     return load("fashion-mnist")
 
 
-_NOTE = """"""
+_NOTE = """The network of McMahan et al. (arXiv:1602.05629) on 5,000 images of Fashion-MNIST. Both sides
+go on from the same 8 epochs: 8 with or without the attracting force, 6 without, at a lower rate; then
+convolutions are decomposed where it saves, at a relative error of 5% in the filters, and fine-tuned for 3
+epochs. Tuned on seed 100 by the accuracy on 5,000 other training images, 88.2% without force at an
+average rank ratio of 0.66: l2 strengths 0.0003 and 0.0006 gave 88.1% at 0.61 and 87.8% at 0.27. On `cnn`
+and twice the images, 88.8% at 0.70 without force: l2 0.0006 88.6% at 0.52, l1 0.0005 88.6% at 0.64 after
+a shorter training, in which l2 0.001 had 88.0% at 0.33, and 0.002 and more in place of training, not
+after it, cost 3 points and more. That small network decomposed is no faster than whole (0.9x). Inference
+is of 256 images, a training step of 64."""

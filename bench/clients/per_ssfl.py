@@ -34,8 +34,9 @@ _RUN: dict[str, bool | int | float | str] = {
     "dataset": "fashion-mnist",
     "partition": "dirichlet:0.3",
     "cohort": _CLIENTS,
-    "num-server-rounds": 6,
-    "evaluate-every": 6,
+    "num-server-rounds": 12,
+    "local-steps": 30,  # half of a client's rows
+    "evaluate-every": 12,
     "evaluate-clients": _CLIENTS,
     "batch-size": 100,
     "optimizer": "adam",
@@ -160,11 +161,11 @@ def _figures(seeds: Sequence[Measured]) -> list[Figure]:
 
 
 _NOTE = """Fashion-MNIST over 10 clients, Dirichlet 0.3, all of them in every round; the encoder is the
-convolutional part of `cnn` (512 features). 1% of the labels: 600 for the test set, about 60 of a
-client's own for its own test rows; every case sees the same ones. Per-SSFL's global model is SSFL's
-to the bit, so one run measures both. The supervised case trains the whole `cnn` from scratch on
-these labels, with augmentation, momentum and a cosine schedule; probes are logistic regressions
-with one L2 strength for all.
-How settings were found, on seed 7: of SSFL by one pass over pooled data, of momentum SGD with step sizes
-0.1 and 0.3 and Adam with 0.003 and 0.01; of the supervised case by three trials: without augmentation,
-with weak and with strong one. These are few, on both sides."""
+convolutional part of `cnn` (512 features). 1% of the labels: 600 for the test set, about 60 of a client's
+own for its own test rows; every case sees the same ones. Per-SSFL's global model is SSFL's to the bit, so
+one run measures both. The supervised case trains the whole `cnn` from scratch on these labels, with
+augmentation, momentum and a cosine schedule; probes are logistic regressions with one L2 strength for
+all. How settings were found, on seed 7: of SSFL by one pass over pooled data, of momentum SGD with step
+sizes 0.1 and 0.3 and Adam with 0.003 and 0.01, then in the federated run six rounds of whole epochs
+(global 78.2%, personal 81.6%) against twelve of half ones (79.0%, 81.9%); of the supervised case (78.6%,
+81.1%) by three trials: without augmentation, with weak and with strong one. These are few, on both sides."""
