@@ -15,6 +15,7 @@ __all__ = [
     "DataError",
     "EngineError",
     "FedeffError",
+    "FieldError",
     "ReplyError",
     "ResumeError",
     "StateError",
@@ -61,6 +62,10 @@ class ReplyError(FedeffError):
 
 class CodeError(FedeffError):
     """A group does not fit its code, or too few answers came to decode it."""
+
+
+class FieldError(FedeffError):
+    """A number does not fit the prime field, or has no inverse in it."""
 
 
 class CodecError(FedeffError):
