@@ -105,14 +105,14 @@ def _dataset() -> Dataset:
     return load("shakespeare")
 
 
-_NOTE = """`lstm` with 128 hidden units on 1,103 sequences of 80 characters, every fortieth of Shakespeare's
-training sequences, and every fifth of the test sequences; Adam, batches of 20, the learning rate falling by
-a cosine. The cut network is whole for 12 epochs with the penalty, is cut once, and trains on for 12. Tuned
-on seed 100 by the perplexity on other training sequences: optimizer and rate of the whole from Adam 0.01
-and momentum 0.5 (6.5 and 7.3 after 4 epochs of twice the data), the penalty from 0.0007, 0.001, 0.0011 and
-0.0012, which leave 101, 70, 63 and 60 units at a perplexity of 6.05, 6.12, 6.14 and 6.23, the whole having
-6.13. With 0.001, run first over the three seeds, 72 units were left, the perplexity was 0.995 of the whole's
-and inference 1.94x faster. On twice the data and 12 epochs, too few for the whole to overfit, 64 units were
-left by 0.001 at 5.98 against 5.64 of the whole, 37 by 0.003
-at 6.74: where training is short the cut network pays. Inference is of 256 sequences, a training step of
-64."""
+_NOTE = """`lstm` with 128 hidden units on 1,103 sequences of 80 characters, every fortieth of
+Shakespeare's training sequences, and every fifth of the test sequences; Adam, batches of 20, the
+learning rate falling by a cosine. The cut network is whole for 12 epochs with the penalty, is cut
+once, and trains on for 12. Tuned on seed 100 by the perplexity on other training sequences:
+optimizer and rate of the whole from Adam 0.01 and momentum 0.5 (6.5 and 7.3 after 4 epochs of twice
+the data), the penalty from 0.0007, 0.001, 0.0011 and 0.0012, which leave 101, 70, 63 and 60 units
+at a perplexity of 6.05, 6.12, 6.14 and 6.23, the whole having 6.13. With 0.001, run first over the
+three seeds, 72 units were left, the perplexity was 0.995 of the whole's and inference 1.94x faster.
+On twice the data and 12 epochs, too few for the whole to overfit, 64 units were left by 0.001 at
+5.98 against 5.64 of the whole, 37 by 0.003 at 6.74: where training is short the cut network pays.
+Inference is of 256 sequences, a training step of 64."""
