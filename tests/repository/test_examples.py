@@ -34,6 +34,7 @@ def accuracy(output: str) -> float:
 def test_every_example_is_tested_and_listed() -> None:
     scripts = {path.name for path in EXAMPLES.glob("*.py")}
     assert scripts == {
+        "coded_inference.py",
         "coded_replies.py",
         "compare_strategies.py",
         "own_data_and_model.py",
@@ -51,6 +52,16 @@ def test_coded_replies(tmp_path: Path) -> None:
     down, up = (float(number) for number in re.findall(r"(\d+) bytes", output))
     assert up < down / 12
     assert accuracy(output) > 0.7
+
+
+@pytest.mark.slow
+def test_coded_inference(tmp_path: Path) -> None:
+    """Estimates stand in for late answers: the tail is cut, and nearly all of the accuracy is kept."""
+    output = run(sys.executable, str(EXAMPLES / "coded_inference.py"), cwd=tmp_path)
+    found = re.findall(r"p50 (\d+) ms, p99 (\d+) ms, accuracy ([\d.]+)", output)
+    (_, uncoded_p99, uncoded), (_, coded_p99, coded) = ([float(number) for number in line] for line in found)
+    assert coded_p99 < uncoded_p99 / 2
+    assert coded > uncoded - 0.03
 
 
 def test_own_data_and_model(tmp_path: Path) -> None:
