@@ -13,6 +13,7 @@ from torch import nn
 
 from fedeff.clients.accumulate import mean_gradient
 from fedeff.clients.block import obstacle_to_vectorising, train_block, vectorising_pays
+from fedeff.clients.coded_gradient import Part, coded_gradient, coded_reply, read_share
 from fedeff.clients.coding import codec_mod, coded_block
 from fedeff.clients.curvature import largest_eigenvalue
 from fedeff.clients.data import ClientData, Samples, SampleStore
@@ -130,6 +131,8 @@ class BlockClientApp(ClientApp):
         turn = self._begin(message, context)
         if isinstance(turn, Message):
             return turn
+        if turn.request.procedure == "coded-gradient":
+            return self._coded_gradient(turn)
         samples = self._samples(turn.request)
         if turn.request.procedure == "curvature":
             return self._curvature(turn, samples)
@@ -144,6 +147,22 @@ class BlockClientApp(ClientApp):
         reply = train_reply(turn, train_loop(*work, turn.moments))
         built.personal.keep(context.state)
         return reply
+
+    def _coded_gradient(self, turn: Turn) -> Message:
+        """Other clients' data are read, too, and draws are by the part: all replicas give the same."""
+        request, share = turn.request, read_share(turn.request)
+        built = self._model(request.structure)
+        if len(built.personal):
+            raise ConfigError(
+                "procedure 'coded-gradient' needs the same model on every client, and this one has "
+                "parameters that stay with each; take a model without"
+            )
+        of_parts = [replace(request, partition=part) for part in share.parts]
+        parts = (
+            Part(coefficient, self._samples(one), self._generator(one, "coded gradient"))
+            for coefficient, one in zip(share.coefficients, of_parts, strict=True)
+        )
+        return coded_reply(turn, coded_gradient(built.module, turn.weights, parts, request.training))
 
     def _curvature(self, turn: Turn, samples: Samples) -> Message:
         request = turn.request

@@ -15,11 +15,11 @@ from fedeff.models import Structure
 
 __all__ = ["CycleRequest", "Procedure", "ReplyWith", "Request", "Tag", "parts_due", "read_request"]
 
-Procedure = Literal["train", "accumulate", "curvature"]
+Procedure = Literal["train", "accumulate", "coded-gradient", "curvature"]
 ReplyWith = Literal["weights", "displacement"]
 Tag = tuple[int, int]  # cycle, and round of the cycle
 Config = Mapping[str, object]
-_PROCEDURES = ("train", "accumulate", "curvature")
+_PROCEDURES = ("train", "accumulate", "coded-gradient", "curvature")
 _REPLY_WITH = ("weights", "displacement")
 _OF_A_CYCLE = ("layer-versions", "keep-sent", "corrects")
 
@@ -120,9 +120,9 @@ def _check_procedure(request: Request) -> None:
         raise ConfigError(
             "procedure 'accumulate' keeps gradients between messages; send cycle and cycle-round with it"
         )
-    if procedure == "curvature" and kept:
+    if procedure in ("coded-gradient", "curvature") and kept:
         raise ConfigError(
-            "procedure 'curvature' keeps nothing between messages; send the whole model without a cycle"
+            f"procedure {procedure!r} keeps nothing between messages; send the whole model without a cycle"
         )
     if procedure != "train" and request.reply_with != "weights":
         raise ConfigError(

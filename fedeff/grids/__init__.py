@@ -2,8 +2,19 @@
 
 from fedeff.grids.codec import CodecGrid
 from fedeff.grids.cohort import Cohort, Fold, Folded, Receipt
+from fedeff.grids.deadline import DeadlineGrid
 from fedeff.grids.metered import MeteredGrid
 from fedeff.grids.overlap import OverlapGrid
 from fedeff.grids.passing import PassingGrid
 
-__all__ = ["CodecGrid", "Cohort", "Fold", "Folded", "MeteredGrid", "OverlapGrid", "PassingGrid", "Receipt"]
+__all__ = [
+    "CodecGrid",
+    "Cohort",
+    "DeadlineGrid",
+    "Fold",
+    "Folded",
+    "MeteredGrid",
+    "OverlapGrid",
+    "PassingGrid",
+    "Receipt",
+]

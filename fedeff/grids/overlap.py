@@ -12,7 +12,7 @@ from fedeff.core.flower import NODE_UNAVAILABLE, error_reply, set_message_id
 from fedeff.grids.cohort import Cohort
 from fedeff.grids.passing import PassingGrid
 
-__all__ = ["Enough", "OverlapGrid"]
+__all__ = ["Enough", "OverlapGrid", "kind_of"]
 
 Enough = Callable[[Sequence[Message], int], bool]
 
@@ -59,7 +59,7 @@ class OverlapGrid(PassingGrid):
     ) -> Iterable[Message]:
         """Train messages: push these, and pull replies until there are enough. Others: as they are."""
         held = messages if isinstance(messages, Cohort) else list(messages)
-        if any(_kind(message) != "train" for message in held):
+        if any(kind_of(message) != "train" for message in held):
             return self.grid.send_and_receive(held, timeout=timeout)
         until_s = math.inf if timeout is None else self._now_s() + timeout
         return self._pull(self._push(list(held)), until_s)
@@ -119,6 +119,6 @@ class OverlapGrid(PassingGrid):
         return self.grid if foresees else None
 
 
-def _kind(message: Message) -> str:
+def kind_of(message: Message) -> str:
     """`train`, `evaluate` or `query`, without the action that Flower allows after a dot."""
     return message.metadata.message_type.partition(".")[0]

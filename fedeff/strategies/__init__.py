@@ -6,12 +6,14 @@ from a name and run-config settings.
 
 from fedeff.strategies.batch_size import AdaptiveBatchSGD, BatchSchedule
 from fedeff.strategies.cycles import CycleAvg
+from fedeff.strategies.deadline_averaging import DeadlineAveraging
 from fedeff.strategies.delayed import DelayedAvg
 from fedeff.strategies.diloco import DiLoCo
 from fedeff.strategies.fedavg import FedAvg, FedAvgOptions
 from fedeff.strategies.fedbuff import FedBuff
 from fedeff.strategies.fedlama import FedLAMA
 from fedeff.strategies.fedluar import FedLUAR
+from fedeff.strategies.gradient_coding import GradientCoding
 from fedeff.strategies.hierarchical import HierarchicalSGD, Topology
 from fedeff.strategies.local_sgd import LocalSGD, Periodic, PostLocal, PostLocalSGD
 from fedeff.strategies.partial import PartialAvg
@@ -26,6 +28,7 @@ __all__ = [
     "AdaptiveUpdateSGD",
     "BatchSchedule",
     "CycleAvg",
+    "DeadlineAveraging",
     "DelayedAvg",
     "DiLoCo",
     "FedAvg",
@@ -33,6 +36,7 @@ __all__ = [
     "FedBuff",
     "FedLAMA",
     "FedLUAR",
+    "GradientCoding",
     "HierarchicalSGD",
     "LocalSGD",
     "PartialAvg",

@@ -35,7 +35,7 @@ class OpenRound:
 
 
 class AsynchronousAvg(FedAvg, Generic[T]):
-    """FedAvg whose clients answer with displacements, in whatever round their replies come.
+    """FedAvg over replies that come in whatever round, displacements unless `reply_with` says otherwise.
 
     A subclass notes a value of type `T` with each message, says in `awaits` which messages a round waits
     for and in `has_enough` when to stop, and aggregates. What is under way is in no checkpoint: after
@@ -53,6 +53,7 @@ class AsynchronousAvg(FedAvg, Generic[T]):
 
     resumes_exactly = False
     window = 1  # messages of one client that are under way at most
+    reply_with = "displacement"  # what clients answer with; or "weights"
 
     _open: OpenRound | None
     _under_way: UnderWay[T]
@@ -114,10 +115,11 @@ class AsynchronousAvg(FedAvg, Generic[T]):
         self, server_round: int, arrays: ArrayRecord, config: Mapping[str, ConfigRecordValues]
     ) -> tuple[OpenRound, dict[str, ConfigRecordValues]]:
         """The round that begins, and the settings that all its messages carry."""
-        _refuse_unsigned(arrays)
+        if self.reply_with == "displacement":
+            _refuse_unsigned(arrays)
         self._open = OpenRound(server_round, arrays, WeightedSum(layout_of(arrays), self.weighted_by))
         settings = {**config, **self.train_config, "server-round": server_round}
-        return self._open, {**settings, "reply-with": "displacement"}
+        return self._open, {**settings, "reply-with": self.reply_with}
 
     def message(self, content: RecordDict, node: int, note: T, opened: OpenRound) -> Message:
         """A train message of the round, which is under way from now on."""

@@ -73,8 +73,9 @@ class FedAvg(Strategy):
 
     After a round `refused` and `failed` list the train replies that were left out and the clients
     that answered with an error, `need_full` the nodes that asked for the whole model because they had
-    lost their part of it, `synchronised` the layers whose mean was taken; `refused_evaluations` lists
-    what the federated evaluation left out.
+    lost their part of it, `synchronised` the layers whose mean was taken, `estimated` the clients whose
+    updates were not there and were estimated (here none), `measures` what a strategy measured of the round
+    (here nothing); `refused_evaluations` lists what the federated evaluation left out.
 
     >>> FedAvg(cohort=100, evaluate_clients=20).start(grid, arrays)  # doctest: +SKIP
     """
@@ -112,6 +113,8 @@ class FedAvg(Strategy):
         self.failed: tuple[Refusal, ...] = ()
         self.need_full: tuple[int, ...] = ()
         self.synchronised: tuple[str, ...] = ()
+        self.estimated: tuple[int, ...] = ()  # partitions, nodes where they are not known
+        self.measures: Mapping[str, float] = {}
         self.refused_evaluations: tuple[Refusal, ...] = ()
         self.session = 0  # of the start under way (see `sessions`)
         self.last_round: int | None = None  # of the run under way, where it is known
@@ -127,6 +130,9 @@ class FedAvg(Strategy):
             self.fold,
             self.seed,
         )
+
+    def check_clients(self, clients: int) -> None:
+        """Raise ConfigError where a run of so many clients in all is not possible: here any number is."""
 
     def over(self, grid: Grid) -> Grid:
         """The Grid that the rounds go through: here the one given. Asynchronous strategies wrap it."""
@@ -276,7 +282,7 @@ def _sum(fold: WeightedSum, replies: Iterable[Message | Folded]) -> tuple[Total,
             failed.append(refusal_of(reply, reply.error.reason or "no reason given"))
         else:
             total = fold.add(total, reply)
-    return total or Total(), tuple(failed)
+    return fold.empty() if total is None else total, tuple(failed)
 
 
 def _log_round(kind: str, server_round: int, total: Total, failed: tuple[Refusal, ...]) -> None:

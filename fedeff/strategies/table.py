@@ -5,14 +5,17 @@ from typing import Any
 
 from fedeff.core.errors import ConfigError, unknown_name
 from fedeff.strategies.batch_size import AdaptiveBatchSGD, BatchSchedule
+from fedeff.strategies.deadline_averaging import DeadlineAveraging
 from fedeff.strategies.delayed import DelayedAvg
 from fedeff.strategies.diloco import DiLoCo
 from fedeff.strategies.fedavg import FedAvg
 from fedeff.strategies.fedbuff import FedBuff
 from fedeff.strategies.fedlama import FedLAMA
 from fedeff.strategies.fedluar import FedLUAR
+from fedeff.strategies.gradient_coding import GradientCoding
 from fedeff.strategies.hierarchical import HierarchicalSGD, Topology
 from fedeff.strategies.local_sgd import PostLocalSGD
+from fedeff.strategies.missing import ESTIMATORS
 from fedeff.strategies.partial import PartialAvg
 from fedeff.strategies.spec import Setting, StrategySpec
 from fedeff.strategies.two_phase import TwoPhaseSchedule, TwoPhaseSGD
@@ -57,7 +60,7 @@ def build(name: str, settings: Mapping[str, object] | None = None) -> FedAvg:
     return spec.make({key: one.read(given.get(key, one.default)) for key, one in known.items()})
 
 
-_ASYNCHRONOUS = (  # replies of several rounds arrive together: nothing to fold
+_ASYNCHRONOUS = (  # replies of several rounds arrive together, or count by who came: nothing to fold
     Setting("cohort", 100, "clients that train in a round, at least 1"),
     Setting("evaluate-clients", 0, "clients that evaluate the model on their own data, 0 for none"),
     Setting("seed", 0, "seed of the cohorts"),
@@ -255,6 +258,29 @@ _TABLE = {
             "means arrive while clients train on (Zhu et al., delayed gradient averaging, NeurIPS 2021)",
             DelayedAvg,
             Setting("delay", 1, "rounds by which a mean is late"),
+            shared=_ASYNCHRONOUS,
+        ),
+        _plain(
+            "deadline",
+            "rounds end at a deadline; missing updates may be estimated (MIFA, arXiv:2106.04159, and more)",
+            DeadlineAveraging,
+            Setting("missing", "drift", "what stands in for missing clients: " + ", ".join(ESTIMATORS)),
+            Setting("deadline-s", 60.0, "seconds for which a round lasts, virtual ones on a clock, above 0"),
+            Setting("quorum", 1.0, "share of the asked clients whose replies end a round earlier, in (0, 1]"),
+            Setting("fewest-replies", 1, "replies that a round waits for whatever the time"),
+            Setting("history-rounds", 32, "rounds after which a client's update is forgotten"),
+            shared=_ASYNCHRONOUS,
+        ),
+        _plain(
+            "gradient-coding",
+            "steps on replicated data, exact without the stragglers (Tandon et al., arXiv:1612.03301)",
+            GradientCoding,
+            _LEARNING_RATE,
+            Setting("stragglers", 1, "clients that a round can do without; each holds so many others' data"),
+            Setting("code", "cyclic", "who holds whose data: cyclic (the next ones') or fractional (groups)"),
+            Setting("server-momentum", 0.0, "momentum of the server's steps, in [0, 1)"),
+            Setting("least-coverage", 0.5, "share of the data that answers stand for at least, for a step"),
+            Setting("wait-for", "all", "what ends a round: all answers, or enough for the exact gradient"),
             shared=_ASYNCHRONOUS,
         ),
         StrategySpec(

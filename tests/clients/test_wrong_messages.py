@@ -25,6 +25,11 @@ WRONG = {
     "a misspelt procedure": ({"procedure": "accumulated"}, "did you mean 'accumulate'"),
     "no cycle to accumulate in": ({"procedure": "accumulate"}, "send cycle and cycle-round"),
     "curvature in a cycle": ({"procedure": "curvature", "cycle": 1, "cycle_round": 0}, "keeps nothing"),
+    "a coded gradient in a cycle": (
+        {"procedure": "coded-gradient", "cycle": 1, "cycle_round": 0},
+        "coded-gradient' keeps nothing",
+    ),
+    "a gradient without a code": ({"procedure": "coded-gradient"}, "0 workers, this is one of 10 clients"),
     "no iterations": ({"procedure": "curvature", "power_iterations": 0}, "power-iterations is 0"),
     "no movement": ({"procedure": "curvature", "reply_with": "displacement"}, "moves no weights"),
     "an unknown part": ({"layers_due": ["fc1.wieght[0:2]"]}, "did you mean 'fc1.weight'"),

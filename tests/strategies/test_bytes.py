@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import pytest
-from apps.variants import VARIANTS, settings_of
+from apps.variants import VARIANTS, cohort_of, settings_of
 from apps.wire import Counted, Wire
 
 from fedeff.app.client import client_app_of
@@ -38,7 +38,7 @@ class Ran:
 def ran(variant: str, *, faults: Sequence[str] = (), fold: str = "server") -> Ran:
     settings = settings_of(
         variant,
-        cohort=COHORT,
+        cohort=cohort_of(variant, COHORT, CLIENTS),
         num_server_rounds=ROUNDS,
         evaluate_clients=2,
         fold=fold,

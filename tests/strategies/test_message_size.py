@@ -4,7 +4,7 @@ It takes the first entry of every list in a config for granted.
 """
 
 import pytest
-from apps.variants import VARIANTS, settings_of
+from apps.variants import VARIANTS, cohort_of, settings_of
 from flwr.app import ConfigRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import message_size_mod
@@ -36,7 +36,8 @@ class Sized(ClientApp):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_message_can_be_sized(variant):
-    settings = settings_of(variant, cohort=COHORT, num_server_rounds=ROUNDS, evaluate_clients=2)
+    cohort = cohort_of(variant, COHORT, CLIENTS)
+    settings = settings_of(variant, cohort=cohort, num_server_rounds=ROUNDS, evaluate_clients=2)
     clients, records = Sized(client_app_of(settings)), []
     run_simulation(
         server_app(on_round=records.append),

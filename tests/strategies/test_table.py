@@ -23,7 +23,7 @@ def test_names_give_their_strategies():
     assert type(build("fedprox")) is FedAvg
     assert type(build("fedlama")) is FedLAMA
     others = [name for name in strategy_names() if name not in ("fedavg", "fedprox")]
-    assert len({type(build(name)) for name in others}) == len(others) == 11
+    assert len({type(build(name)) for name in others}) == len(others) == 13
 
 
 def test_settings_arrive():
@@ -59,6 +59,14 @@ def test_settings_arrive():
         ("two-phase", "hold-rounds", 9, lambda s: s.schedule.hold_rounds),
         ("two-phase", "power-iterations", 4, lambda s: s.power_iterations),
         ("delayed", "delay", 2, lambda s: s.delay),
+        ("deadline", "missing", "gram", lambda s: s.missing),
+        ("deadline", "deadline-s", 1.5, lambda s: s.deadline_s),
+        ("deadline", "history-rounds", 4, lambda s: s.history_rounds),
+        ("gradient-coding", "stragglers", 3, lambda s: s.stragglers),
+        ("gradient-coding", "code", "fractional", lambda s: s.code),
+        ("gradient-coding", "server-momentum", 0.5, lambda s: s.server_momentum),
+        ("gradient-coding", "learning-rate", 0.5, lambda s: s.learning_rate),
+        ("gradient-coding", "wait-for", "enough", lambda s: s.wait_for),
         ("diloco", "fragments", 3, lambda s: s.fragments),
         ("partial", "by", "channel", lambda s: s.by),
         ("adaptive-update", "theta", 0.5, lambda s: s.theta),

@@ -1,0 +1,121 @@
+"""Rounds that do not wait for slow clients: what stands in for them, at equal virtual time."""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from bench.codes.late_rounds import Regime, SpanOracle, play
+from bench.figures import Figure, Spread
+from bench.seeded.row import Case, Measured, Row, difference
+from fedeff.strategies import DeadlineAveraging, FedAvg, FedBuff
+from fedeff.strategies.missing import Estimator, FedVARP
+
+__all__ = ["hard_regime_rows"]
+
+_DEADLINE = 1.05  # time units: whoever takes one is in time
+_DRIFT, _GRAM = "drift-corrected", "Gram-space decoder"
+_SPAN, _CEILING = "oracle: nearest in the span", "nobody is slow"
+_EARLY, _END = "accuracy at 32 units, %", "accuracy at 64 units, %"
+_AT = {_EARLY: (30, 31, 32), _END: (62, 63, 64)}  # means of three
+_T_95 = {
+    2: 12.706,
+    3: 4.303,
+    4: 3.182,
+    5: 2.776,
+    6: 2.571,
+    7: 2.447,
+    8: 2.365,
+}  # Student, two-sided, by seeds
+
+
+def hard_regime_rows() -> list[Row]:
+    """The hard regime, and the easy one in which nothing is expected."""
+    hard, easy = Regime(exclusive=True), Regime(exclusive=False)
+    return [
+        Row(
+            "missing-hard",
+            "Slow clients own classes: what stands in for them",
+            hard.told(),
+            partial(_run, regime=hard),
+            _asked,
+            _NOTE,
+        ),
+        Row(
+            "missing-easy",
+            "Slow clients like all others: what stands in for them",
+            easy.told(),
+            partial(_run, regime=easy),
+            _not_asked,
+            _EASY_NOTE,
+        ),
+    ]
+
+
+def _cases(regime: Regime, seed: int) -> dict[str, Callable[[], FedAvg]]:
+    everybody = regime.clients
+
+    def closing(missing: str | Estimator, quorum: float = 1.0) -> Callable[[], FedAvg]:
+        return lambda: DeadlineAveraging(
+            missing=missing, quorum=quorum, deadline_s=_DEADLINE, cohort=everybody, seed=seed
+        )
+
+    return {
+        "wait for all": lambda: FedAvg(cohort=everybody, seed=seed),
+        "drop": closing("drop"),
+        "over-select 1.3x": closing("drop", quorum=1 / 1.3),
+        "FedBuff": lambda: FedBuff(concurrency=everybody, buffer=everybody // 4, seed=seed),
+        "stale (MIFA)": closing("stale"),
+        "FedVARP": closing("fedvarp"),
+        "FedStale 0.5": closing(FedVARP(0.5)),
+        _DRIFT: closing("drift"),
+        "ridge": closing("ridge"),
+        _GRAM: closing("gram"),
+        _SPAN: closing(SpanOracle(regime, seed)),
+    }
+
+
+def _run(seed: int, *, regime: Regime) -> Measured:
+    measured = {name: _case(regime, make(), seed) for name, make in _cases(regime, seed).items()}
+    nobody_slow = replace(regime, factor=1.0)
+    return {**measured, _CEILING: _case(nobody_slow, FedAvg(cohort=regime.clients, seed=seed), seed)}
+
+
+def _case(regime: Regime, strategy: FedAvg, seed: int) -> Case:
+    marks = tuple(mark for times in _AT.values() for mark in times)
+    scores = play(regime, strategy, seed, marks)
+    return {name: 100 * statistics.mean(scores[mark] for mark in times) for name, times in _AT.items()}
+
+
+def _asked(seeds: Sequence[Measured]) -> list[Figure]:
+    ahead = difference(seeds, _END, _GRAM, _DRIFT)
+    low = None if ahead is None else _lower_end(ahead)
+    worst = None if ahead is None else Spread((min(ahead.values),))
+    return [
+        Figure("decoder ahead of drift-corrected", ahead, unit="points"),
+        Figure("the same, lower end of the mean's 95% interval", low, at_least=0.0, unit="points"),
+        Figure("the same, worst seed", worst, at_least=-0.5, unit="points"),
+        *_not_asked(seeds),
+    ]
+
+
+def _not_asked(seeds: Sequence[Measured]) -> list[Figure]:
+    pairs = ((_GRAM, "drop"), (_GRAM, "stale (MIFA)"), (_GRAM, "ridge"), (_SPAN, _GRAM), (_CEILING, _GRAM))
+    return [
+        Figure(f"{one} ahead of {other}", difference(seeds, _END, one, other), unit="points")
+        for one, other in pairs
+    ]
+
+
+def _lower_end(ahead: Spread) -> Spread | None:
+    """Of the 95% interval of the mean over seeds, by Student's t; None for a single seed."""
+    count = len(ahead.values)
+    if count < 2:
+        return None
+    wide = _T_95.get(count, 2.262) * statistics.stdev(ahead.values) / math.sqrt(count)
+    return Spread((statistics.mean(ahead.values) - wide,))
+
+
+_NOTE = """"""
+_EASY_NOTE = """"""
