@@ -31,6 +31,7 @@ SHOWN: dict[str, Mapping[str, Any]] = {
     "fedlama": {"phi": 4},
     "fedbuff": {"buffer": 2},
     "partial": {"groups": 3},
+    "gradient-coding": {"cohort": CLIENTS},
     "diloco": {"fragments": 3, "optimizer": "adamw", "learning-rate": 0.003},
 }
 

@@ -28,10 +28,10 @@ def low_rank_of(settings: Settings) -> FedPara | LoRA | None:
                 "initial-weights with low-rank = 'fedpara', whose factors are drawn, not taken from weights; "
                 "leave initial-weights out, or set -c low-rank=lora"
             )
-        if settings.personal_factors and settings.strategy == "adaptive-update":
+        if settings.personal_factors and not settings.clients_step:
             raise ConfigError(
-                "personal-factors with strategy = 'adaptive-update', whose clients take no steps that could "
-                "train them; use another strategy, or leave personal-factors out"
+                f"personal-factors with strategy = {settings.strategy!r}, whose clients take no steps that "
+                "could train them; use another strategy, or leave personal-factors out"
             )
         return FedPara(settings.rank_ratio, settings.rank, settings.personal_factors)
     _check_unused(settings, _OF_FEDPARA, "low-rank = 'fedpara'")

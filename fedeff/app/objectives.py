@@ -118,10 +118,10 @@ def _check(settings: Settings) -> None:
             f"{name} with strategy = 'two-phase', which measures the curvature of the loss of labels; use "
             "another strategy"
         )
-    if settings.objective == "per-ssfl" and settings.strategy == "adaptive-update":
+    if settings.objective == "per-ssfl" and not settings.clients_step:
         raise ConfigError(
-            f"{name} with strategy = 'adaptive-update', whose clients take no steps that a personal model "
-            "could follow; use another strategy, or objective=simsiam"
+            f"{name} with strategy = {settings.strategy!r}, whose clients take no steps that a personal "
+            "model could follow; use another strategy, or objective=simsiam"
         )
 
 

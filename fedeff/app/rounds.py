@@ -158,7 +158,7 @@ def run_rounds(
             loss=score.loss if score else None,
             aggregation=_aggregation(strategy, grid),
             parameters=sum(math.prod(array.shape) for array in model.values()),
-            measures=score.measures if score else None,
+            measures=_measures(strategy, score),
         )
         if not schedule.ends(done, accuracy) and (other := versions.after(since, done, model)) is not None:
             model = other
@@ -220,7 +220,18 @@ def _aggregation(strategy: Strategy, grid: Grid) -> Aggregation:
     unreadable = len(grid.take_refused()) if hasattr(grid, "take_refused") else 0
     if not isinstance(strategy, FedAvg):
         return Aggregation(unreadable)
-    return Aggregation(len(strategy.refused) + unreadable, len(strategy.need_full), strategy.synchronised)
+    return Aggregation(
+        len(strategy.refused) + unreadable,
+        len(strategy.need_full),
+        strategy.synchronised,
+        strategy.estimated,
+    )
+
+
+def _measures(strategy: Strategy, score: Score | None) -> dict[str, float]:
+    """What was measured of the model, where it was evaluated, and of the round, by a strategy of ours."""
+    of_round = strategy.measures if isinstance(strategy, FedAvg) else {}
+    return {**(score.measures if score else {}), **of_round}
 
 
 class _Failures:

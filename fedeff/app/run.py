@@ -43,7 +43,7 @@ class Plan:
         settings.check_clients(self.runtime.clients)
         self.runtime.clock(settings.seed)
         training_of(settings)
-        strategy_of(settings)
+        strategy_of(settings).check_clients(self.runtime.clients)
         model, sparsity = new_model(settings), sparsity_of(settings)
         if sparsity and plan_of(settings):
             sparsity.penalty(model)

@@ -13,13 +13,14 @@ from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedeff.app.checkpoints import Standing, latest_standing, write_standing
+from fedeff.app.coded_evaluation import evaluating
 from fedeff.app.coding import codec_grid_of
-from fedeff.app.objectives import CollapseWatch, evaluation_of
+from fedeff.app.objectives import CollapseWatch
 from fedeff.app.rounds import Schedule, run_rounds
 from fedeff.app.run_folder import RunFolder
 from fedeff.app.settings import Settings
 from fedeff.app.versions import ModelVersions, plan_of
-from fedeff.app.workload import dataset_of, new_model, resolved
+from fedeff.app.workload import new_model, resolved
 from fedeff.core.delays import VirtualClock
 from fedeff.core.layers import NDArray, encode_record
 from fedeff.core.records import RoundRecord
@@ -106,19 +107,19 @@ class _Server:
             versions.restore(_part_of(standing, _VERSIONS))
         if coded and standing.server_round:
             coded.restore(_part_of(standing, _CODEC))
-        dataset = dataset_of(settings)
-        return run_rounds(
-            strategy,
-            coded or metered,
-            standing.model,
-            schedule_of(settings),
-            book=book,
-            evaluate=lambda model: evaluation_of(settings, versions.module(), dataset)(model),
-            keep=lambda done, model: self._keep(strategy, coded, versions, done, model),
-            settle=metered.close,
-            versions=versions,
-            done=standing.server_round,
-        )
+        with evaluating(settings) as evaluate:
+            return run_rounds(
+                strategy,
+                coded or metered,
+                standing.model,
+                schedule_of(settings),
+                book=book,
+                evaluate=lambda model: evaluate(versions.module(), model),
+                keep=lambda done, model: self._keep(strategy, coded, versions, done, model),
+                settle=metered.close,
+                versions=versions,
+                done=standing.server_round,
+            )
 
     def _standing(self, strategy: FedAvg) -> Standing:
         """Where the folder's run stands, with strategy and clock set to it; else the beginning."""

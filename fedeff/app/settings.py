@@ -68,6 +68,8 @@ class Settings:
             "adaptive-batch",
             "two-phase",
             "delayed",
+            "deadline",
+            "gradient-coding",
             "fedbuff",
         ),
     )
@@ -217,6 +219,11 @@ class Settings:
     device: str = _setting("cpu", "where clients train", anything("cpu, cuda, cuda:0, ..."))
     seed: int = _setting(0, "of every random draw", at_least(0))
     evaluate_every: int = _setting(1, "rounds between evaluations of the global model", at_least(1))
+    coded_eval: str = _setting(
+        "",
+        "the server evaluates the global model on Ray actors under a code",
+        anything("replication:K,R, berrut:K,R, spline:K,R, mds:K,R, or empty for none"),
+    )
     evaluate_clients: int = _setting(0, "clients that evaluate it on their own data, 0 for none", at_least(0))
     target_accuracy: float = _setting(
         0.0, "stop when the global model reaches it, 0 for never", between(0, 1)
@@ -235,10 +242,23 @@ class Settings:
 
         parse_scheme(self.partition)
         self._check_codecs()
+        self._check_coded_eval()
         if self.own:
             known = _strategy_settings()
             read = {key: _of_strategy(known, key).read(value) for key, value in self.own}
             object.__setattr__(self, "own", tuple(sorted(read.items())))
+
+    def _check_coded_eval(self) -> None:
+        if not self.coded_eval:
+            return
+        from fedeff.codes.spec import code_of
+
+        code_of(self.coded_eval)
+        if self.objective != "supervised":
+            raise ConfigError(
+                f"coded-eval = {self.coded_eval!r} with objective = {self.objective!r}: actors answer with "
+                "classes, and this objective has none; leave one of them out"
+            )
 
     def _check_codecs(self) -> None:
         if self.down_difference and not self.down_codec:
@@ -287,6 +307,11 @@ class Settings:
         return replace(
             self, own=own, prox_mu=defaults.get("prox-mu", 0.0) if self.prox_mu < 0 else self.prox_mu
         )
+
+    @property
+    def clients_step(self) -> bool:
+        """Whether the strategy's clients take steps of their own; they only tell gradients else."""
+        return self.strategy not in ("adaptive-update", "gradient-coding")
 
     def check_clients(self, clients: int) -> None:
         """Raise `ConfigError` unless rounds of this size can be drawn from so many clients."""

@@ -167,9 +167,9 @@ def plan_of(settings: Settings) -> ShrinkPlan | None:
     """
     if settings.sparsity == "none":
         return None
-    if settings.strategy == "adaptive-update":
+    if not settings.clients_step:
         raise ConfigError(
-            f"sparsity = {settings.sparsity!r} with strategy = 'adaptive-update', whose clients take no "
+            f"sparsity = {settings.sparsity!r} with strategy = {settings.strategy!r}, whose clients take no "
             "steps that a penalty could bend; use another strategy, or sparsity=none"
         )
     plan = ShrinkPlan(

@@ -1,4 +1,4 @@
-"""`fedeff codes`: coded computation from the command line."""
+"""`fedeff codes plan`: which code for which delays."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from fedeff.cli.teaching import teaching
+from fedeff.cli.code_delays import delays_of
 from fedeff.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,23 +15,18 @@ if TYPE_CHECKING:
     from fedeff.core.delays import DelayModel
     from fedeff.core.traces import Trace
 
-__all__ = ["codes"]
+__all__ = ["PLAN_EXAMPLES", "plan"]
 
-codes = typer.Typer(help="Coded computation: choose a code for slow workers.", no_args_is_help=True)
-
+PLAN_EXAMPLES = (
+    ("fedeff codes plan --trace job.csv --overhead 0.5", "the best code for half as many tasks more"),
+    ("fedeff codes plan --trace job.csv --target 2 --percentile 99", "the cheapest that meets a latency"),
+    ("fedeff codes plan --delays bimodal:8,0.1 --workers 15", "for a delay model"),
+)
 _ROUNDS = 4000  # drawn of a delay model
 _WORKERS = 12
 _TIMES = "in median task times"
 
 
-@codes.command(
-    "plan",
-    cls=teaching(
-        ("fedeff codes plan --trace job.csv --overhead 0.5", "the best code for half as many tasks more"),
-        ("fedeff codes plan --trace job.csv --target 2 --percentile 99", "the cheapest that meets a latency"),
-        ("fedeff codes plan --delays bimodal:8,0.1 --workers 15", "for a delay model"),
-    ),
-)
 def plan(
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="CSV", help="Columns worker, time and a duration.")
@@ -81,7 +76,8 @@ def plan(
 
     asked = 0.5 if target is None and overhead is None else overhead
     goal = Goal(target, asked, percentile, of, size)
-    model, count, rounds = _delays(trace, column, delays, workers, seed)
+    model = delays_of(trace, column, delays, seed)
+    count, rounds = _sizes(model, workers)
     choice = choose(slowdowns(model, count, range(rounds)), goal)
     if as_json:
         print(json.dumps(asdict(choice), indent=1))
@@ -89,24 +85,18 @@ def plan(
         _show(Console(), model, goal, choice)
 
 
-def _delays(
-    trace: Path | None, column: str | None, delays: str | None, workers: int | None, seed: int
-) -> tuple["DelayModel", int, int]:
-    """The delays asked for, how many workers they are of, and how many rounds of them to look at."""
-    from fedeff.core.delays import parse_delays
+def _sizes(delays: "DelayModel", workers: int | None) -> tuple[int, int]:
+    """How many workers to plan for, and how many rounds of their delays to look at."""
     from fedeff.core.traces import Trace
 
-    if (trace is None) == (delays is None):
-        raise ConfigError("say whose delays: either --trace CSV or --delays SPEC")
-    if trace is None:
-        if column is not None:
-            raise ConfigError(f"--column {column} is of a trace; leave it out with --delays")
-        return parse_delays(str(delays), seed), _WORKERS if workers is None else workers, _ROUNDS
-    read = Trace.read(trace, seed=seed, duration=column)
-    rounds, there = read.durations.shape
+    if not isinstance(delays, Trace):
+        return _WORKERS if workers is None else workers, _ROUNDS
+    rounds, there = delays.durations.shape
     if workers is not None and workers > there:
-        raise ConfigError(f"--workers {workers}, but {trace} has {there}; leave it out or ask for fewer")
-    return read, there if workers is None else workers, rounds
+        raise ConfigError(
+            f"--workers {workers}, but {delays.source} has {there}; leave it out or ask for fewer"
+        )
+    return there if workers is None else workers, rounds
 
 
 def _show(console: Console, model: "DelayModel", goal: "Goal", choice: "Choice") -> None:

@@ -58,6 +58,15 @@ def simulate(
             "--seed", metavar="N", help="Of every random draw. \\[default: 0]", rich_help_panel=PANEL
         ),
     ] = None,
+    coded_eval: Annotated[
+        str | None,
+        typer.Option(
+            "--coded-eval",
+            metavar="CODE:K,R",
+            help="Evaluate on Ray actors under a code, such as replication:2,1 (as -c coded-eval=...).",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
 ) -> None:
     """Simulate federated learning and write a run folder with a report.
 
@@ -65,6 +74,8 @@ def simulate(
     """
     console = Console()
     check_tensorboard(options.tensorboard)
+    if coded_eval is not None:
+        config = [*(config or []), f"coded-eval={coded_eval}"]
     if options.resume:
         options.refuse_beside_resume(("run-config", config), ("seed", seed))
         outcome = _resume(console, app, options)

@@ -73,6 +73,7 @@ class Aggregation:
     refused: int = 0  # replies that were left out of the mean: other arrays, NaN, no examples
     need_full: int = 0  # clients that had lost their part of the model and asked for all of it
     synchronised: tuple[str, ...] = ()  # layers whose mean was taken
+    estimated: tuple[int, ...] = ()  # partitions of missing clients whose updates the server estimated
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,12 @@ class RoundRecord:
     worst_tenth: dict[str, float] = field(default_factory=dict)
     accuracy: float | None = None  # of the global model, evaluated by the server, in [0, 1]
     loss: float | None = None
-    refused: int = 0  # these three are as in `Aggregation`
+    refused: int = 0  # these four are as in `Aggregation`
     need_full: int = 0
     synchronised: tuple[str, ...] = ()
+    estimated: tuple[int, ...] = ()
     parameters: int | None = None  # entries of the global model's arrays; None where they are not known
-    measures: dict[str, float] = field(default_factory=dict)  # what else the server measured of the model
+    measures: dict[str, float] = field(default_factory=dict)  # what else was measured, of model or round
 
     def __post_init__(self) -> None:
         _check_counts(self)
@@ -207,6 +209,7 @@ def merge_exchanges(
         refused=done.refused,
         need_full=done.need_full,
         synchronised=done.synchronised,
+        estimated=done.estimated,
         parameters=parameters,
         measures=dict(measures or {}),
     )

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from fedeff.core.records import RoundRecord
 from fedeff.report.theme import MUTED, SERIES, figure, quiet, units_on_x
 
-__all__ = ["Participation", "histogram_figure", "participation_of", "strip_figure"]
+__all__ = ["Participation", "estimated_of", "histogram_figure", "participation_of", "strip_figure"]
 
 _STRIP_COLUMNS = 250
 _STRIP_ROWS = 120
@@ -34,6 +34,18 @@ def participation_of(rounds: Sequence[RoundRecord], clients: int) -> Participati
     for row, record in enumerate(trained):
         took_part[row, [column[p] for p in record.participants]] = True
     return took_part
+
+
+def estimated_of(rounds: Sequence[RoundRecord], clients: int) -> Participation:
+    """Whether each client's update was estimated in each training round, shape (rounds, clients).
+
+    Ids that are no partition number below `clients` are left out.
+    """
+    trained = [r for r in rounds if r.server_round > 0]
+    estimated = np.zeros((len(trained), clients), dtype=bool)
+    for row, record in enumerate(trained):
+        estimated[row, [one for one in record.estimated if 0 <= one < clients]] = True
+    return estimated
 
 
 def histogram_figure(took_part: Participation) -> Figure:
@@ -61,21 +73,27 @@ def histogram_figure(took_part: Participation) -> Figure:
     return drawn
 
 
-def strip_figure(took_part: Participation, first_round: int = 1) -> Figure:
+def strip_figure(
+    took_part: Participation, first_round: int = 1, estimated: Participation | None = None
+) -> Figure:
     """Rounds down, clients across; stronger where more of the clients in a cell were heard.
 
-    More than 250 clients or 120 rounds share cells, so that ten thousand stay readable.
+    Where some were `estimated`, of the same shape, that is shown in a second colour. More than 250 clients
+    or 120 rounds share cells, so that ten thousand stay readable.
     """
     rounds, clients = took_part.shape
-    cells = mean_blocks(mean_blocks(took_part.astype(float), _STRIP_COLUMNS).T, _STRIP_ROWS).T
     drawn = figure(5.4, 2.9)
     axes = quiet(drawn.add_subplot(), "Client", "Round", grid="")
-    axes.imshow(
-        tinted(cells / max(cells.max(initial=0.0), 1e-12)),
-        aspect="auto",
-        interpolation="nearest",
-        extent=(-0.5, clients - 0.5, first_round + rounds - 0.5, first_round - 0.5),
-    )
+    for shown, colour in ((took_part, SERIES[0].light), (estimated, SERIES[1].light)):
+        if shown is None:
+            continue
+        cells = mean_blocks(mean_blocks(shown.astype(float), _STRIP_COLUMNS).T, _STRIP_ROWS).T
+        axes.imshow(
+            tinted(cells / max(cells.max(initial=0.0), 1e-12), colour),
+            aspect="auto",
+            interpolation="nearest",
+            extent=(-0.5, clients - 0.5, first_round + rounds - 0.5, first_round - 0.5),
+        )
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     return drawn

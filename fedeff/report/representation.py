@@ -9,17 +9,18 @@ from fedeff.report.page import Picture, Section
 from fedeff.report.run import Run
 from fedeff.report.units import percent
 
-__all__ = ["representation_section"]
+__all__ = ["OF_FEATURES", "representation_section"]
 
+OF_FEATURES = frozenset({"knn-accuracy"})  # those of a round's measures that are of features
 _SPREAD = "embedding-std"  # among the training metrics
 
 
 def representation_section(run: Run) -> Section | None:
-    """What the server measured beside accuracy and loss; nothing where it measured nothing more."""
-    rounds = [record for record in run.rounds if record.measures]
+    """What the server measured of features beside accuracy and loss; nothing where it measured none."""
+    rounds = [record for record in run.rounds if OF_FEATURES & record.measures.keys()]
     if not rounds:
         return None
-    names = sorted({name for record in rounds for name in record.measures})
+    names = sorted(OF_FEATURES & {name for record in rounds for name in record.measures})
     pictures = [
         Picture(name, series_figure(rounds, [_measure(name)], name, "share" if "acc" in name else ""))
         for name in names

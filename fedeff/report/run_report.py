@@ -21,8 +21,9 @@ from fedeff.report.curves import (
     series_figure,
 )
 from fedeff.report.layers import layers_figure, synchronised_in
+from fedeff.report.measures import measures_section
 from fedeff.report.page import Key, Page, Picture, Section, Table, Tile, write_page
-from fedeff.report.participation import histogram_figure, participation_of, strip_figure
+from fedeff.report.participation import estimated_of, histogram_figure, participation_of, strip_figure
 from fedeff.report.partition import partition_figure
 from fedeff.report.representation import representation_section
 from fedeff.report.run import Run, read_run
@@ -56,6 +57,7 @@ def run_page(run: Run) -> Page:
     sections = [
         _learning(run),
         representation_section(run),
+        measures_section(run),
         _cost(run),
         _model(run),
         _layers(run),
@@ -250,12 +252,21 @@ def _participation(run: Run) -> Section | None:
     times = took_part.sum(axis=0)
     never = int((times == 0).sum())
     unheard = f"; {never:,} ({percent(never / times.size)}) never" if never else ""
+    said = f"{times.size - never:,} of {times.size:,} clients were heard at least once{unheard}."
+    estimates = sum(len(r.estimated) for r in rounds)
+    estimated = estimated_of(rounds, run.clients) if estimates and run.clients else None
+    if estimates:
+        among = sum(len(set(r.participants) | set(r.estimated)) for r in rounds)
+        said += f" {estimates:,} updates ({percent(estimates / among)}) were estimated by the server."
     return Section(
         "Participation",
-        f"{times.size - never:,} of {times.size:,} clients were heard at least once{unheard}.",
+        said,
         (
             Picture("How often", histogram_figure(took_part)),
-            Picture("When", strip_figure(took_part, rounds[0].server_round)),
+            Picture(
+                "When" if estimated is None else "When heard, and when estimated",
+                strip_figure(took_part, rounds[0].server_round, estimated),
+            ),
         ),
     )
 

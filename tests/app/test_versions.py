@@ -153,7 +153,7 @@ def test_force_decomposes_when_its_rounds_are_over(tiny, tmp_path):
     assert sizes(folder)[6] == sizes(folder)[7] < sizes(folder)[0]
 
 
-@pytest.mark.parametrize("strategy", [name for name in strategy_names() if name != "adaptive-update"])
+@pytest.mark.parametrize("strategy", [s for s in strategy_names() if Settings(strategy=s).clients_step])
 def test_every_strategy_follows(strategy, tiny, tmp_path):
     """Cohorts that stay for cycles, momentum of the server, messages under way: none meets the old model."""
     own = {
@@ -240,6 +240,10 @@ def test_defaults():
             "sparsity-rounds = 30 and shrink-every = 0 none of the 30",
         ),
         ({"strategy": "adaptive-update"}, "whose clients take no steps that a penalty could bend"),
+        (
+            {"strategy": "gradient-coding", "cohort": 12},
+            "whose clients take no steps that a penalty could bend",
+        ),
         ({"force_norm": "l3"}, "force-norm 'l3'"),
         ({"sparsity_threshold": -0.1}, "sparsity-threshold = -0.1"),
     ],

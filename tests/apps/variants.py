@@ -37,6 +37,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+_OF_ALL = {"gradient-coding"}  # strategies that ask every client in every round
+
+
+def cohort_of(variant: str, drawn: int, clients: int) -> int:
+    """How many of the clients a round of the variant asks, where others draw so many."""
+    return clients if VARIANTS[variant]["strategy"] in _OF_ALL else drawn
+
+
 def settings_of(variant: str, **changes: Any) -> Settings:
     """The settings of a variant; changes are by snake-case key."""
     kebab = {key.replace("_", "-"): value for key, value in changes.items()}
