@@ -117,5 +117,13 @@ def _lower_end(ahead: Spread) -> Spread | None:
     return Spread((statistics.mean(ahead.values) - wide,))
 
 
-_NOTE = """"""
-_EASY_NOTE = """"""
+_NOTE = """Fashion-MNIST, 100 clients of 300 rows, all in every round, 20 steps on batches of 10. The first
+30 take 8 time units a round and hold two each of the classes 7 to 9, the others one unit and two each of
+the classes 0 to 6. A round ends after 1.05 units; accuracies are means over three models a unit apart, each
+the last that was there at that time. Every method has the same clients. The decoder's features, its folds
+and its gate were chosen on seeds 0 to 2 of smaller tasks with MLPs; nothing else was tuned. The first
+oracle asks the missing clients and takes of their true updates the nearest point that sums of the basis
+reach, layer by layer; the second runs FedAvg where everybody takes one unit. Replication and gradient codes
+need clients that share data, which these do not."""
+_EASY_NOTE = """As before, but every client holds 300 rows of all classes: slow clients are like the others,
+and no difference is expected."""

@@ -76,7 +76,7 @@ def train(
     Without --weights the model is trained first, and its weights are written beside the code.
     """
     from fedeff.app.function import function_of
-    from fedeff.codes.learned import fit
+    from fedeff.codes.learned import fit, save
 
     chosen, console = recipe_of(recipe, k, r), Console(stderr=True)
     if out.suffix != ".safetensors" or not out.parent.is_dir():
@@ -94,7 +94,7 @@ def train(
             seed=seed,
             progress=heard,
         )
-    code.save(out)
+    save(code, out)
     _show(Console(), code, function)
     if function.trained_here:
         beside = out.with_name(f"{out.stem}.weights.safetensors")

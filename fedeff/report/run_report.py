@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fedeff.core.records import RoundRecord
+from fedeff.report.configuration import configuration_section
 from fedeff.report.curves import (
     AXES,
     Axis,
@@ -32,7 +33,6 @@ from fedeff.report.units import human_bytes, human_seconds, percent, plain
 __all__ = ["write_report"]
 
 _FACTS = ("model", "dataset", "partition")
-_TABLES = {"": "Run", "config": "Settings", "simulation": "Simulation"}  # of config.toml
 _ALERTS = {
     "failed": "This run failed",
     "interrupted": "This run was interrupted",
@@ -66,7 +66,7 @@ def run_page(run: Run) -> Page:
         _faults(run),
         _partition(run),
         _rounds(run),
-        _configuration(run),
+        configuration_section(run),
     ]
     return Page(
         title=run.name,
@@ -381,23 +381,3 @@ def _row(record: RoundRecord) -> tuple[str, ...]:
         human_seconds(record.wall_s),
         "–" if record.virtual_s is None else human_seconds(record.virtual_s),
     )
-
-
-def _configuration(run: Run) -> Section | None:
-    by_title: dict[str, list[tuple[str, str]]] = {}
-    for key, value in run.settings.items():
-        table, _, name = key.rpartition(".")
-        by_title.setdefault(_TABLES.get(table, table), []).append((name, _said(value)))
-    by_title["Environment"] = list(run.summary.environment.items())
-    tables = [
-        Table((), tuple(rows), numbers=False, title=title)
-        for title, rows in sorted(by_title.items(), key=lambda item: -len(item[1]))
-        if rows
-    ]
-    return Section("Configuration", tables=tuple(tables)) if tables else None
-
-
-def _said(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "–" if value == "" else str(value)

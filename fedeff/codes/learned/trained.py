@@ -1,7 +1,6 @@
 """A learned code, fitted: numpy in, numpy out, and a record of how it came about."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -93,12 +92,6 @@ class TrainedCode:
     def decodable(self, mask: NDArray) -> bool:
         """Whether `k` outputs came."""
         return int(mask.sum()) >= self.k
-
-    def save(self, path: Path | str) -> None:
-        """Writes the code to a safetensors file, with all that is known of it."""
-        from fedeff.codes.learned.saving import save  # it reads codes as well, and so imports this module
-
-        save(self, path)
 
 
 def _check_array(name: str, array: NDArray, shape: tuple[int, ...]) -> None:

@@ -20,7 +20,7 @@ RECIPES = [
 @pytest.fixture
 def saved(function, samples, tmp_path):
     path = tmp_path / "code.safetensors"
-    fit(PackedCode(2, 1), function, samples, steps=2).save(path)
+    save(fit(PackedCode(2, 1), function, samples, steps=2), path)
     return path
 
 
@@ -47,7 +47,7 @@ def test_what_was_saved_is_loaded_bit_for_bit(recipe, function, samples, tmp_pat
 
 def test_the_function_is_needed_only_for_its_architecture(function, samples, saved, tmp_path):
     assert load(saved).recipe.k == 2
-    fit(ParityModel(2, 1), function, samples, steps=1).save(tmp_path / "parm")
+    save(fit(ParityModel(2, 1), function, samples, steps=1), tmp_path / "parm")
     with pytest.raises(CodeError, match="give the function as well"):
         load(tmp_path / "parm")
 
@@ -64,7 +64,7 @@ def test_a_file_that_is_not_there(saved, tmp_path):
             load(tmp_path / place)
         assert "\n" not in str(error.value)
     with pytest.raises(CodeError, match="cannot write"):
-        load(saved).save(tmp_path / "no" / "folder")
+        save(load(saved), tmp_path / "no" / "folder")
 
 
 def test_damage_is_refused_in_one_line(saved):
