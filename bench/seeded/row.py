@@ -1,5 +1,6 @@
 """A row of a page: what one seed measures, and what is asked of all seeds together."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,9 +38,9 @@ def difference(seeds: Sequence[Measured], measure: str, case: str, other: str) -
 
 
 def ratio(seeds: Sequence[Measured], measure: str, case: str, other: str) -> Spread | None:
-    """One case's value over another's, seed by seed; None where a value is missing."""
+    """One case's value over another's, seed by seed, infinite over nothing; None where a value is missing."""
     pairs = _pairs(seeds, measure, case, other)
-    return Spread(tuple(one / two for one, two in pairs)) if pairs else None
+    return Spread(tuple(one / two if two else math.inf for one, two in pairs)) if pairs else None
 
 
 def _pairs(seeds: Sequence[Measured], measure: str, case: str, other: str) -> list[tuple[float, float]]:

@@ -95,5 +95,7 @@ def _note(record: "RoundRecord") -> str:
     if record.virtual_s_total is not None:
         words.append(f"{human_seconds(record.virtual_s_total)} virtual")
     if lost := record.errors + record.missing:
-        words.append(f"{lost} of {record.cohort} clients lost")
+        # The last round also counts what earlier ones left under way.
+        within = lost <= record.cohort
+        words.append(f"{lost} of {record.cohort} clients lost" if within else f"{lost} replies lost")
     return "  ".join(words)

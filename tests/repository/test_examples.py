@@ -47,6 +47,7 @@ def test_server_momentum(tmp_path: Path) -> None:
     assert accuracy(run(sys.executable, str(EXAMPLES / "server_momentum.py"), cwd=tmp_path)) > 0.6
 
 
+@pytest.mark.slow
 def test_coded_replies(tmp_path: Path) -> None:
     output = run(sys.executable, str(EXAMPLES / "coded_replies.py"), cwd=tmp_path)
     down, up = (float(number) for number in re.findall(r"(\d+) bytes", output))
@@ -64,6 +65,7 @@ def test_coded_inference(tmp_path: Path) -> None:
     assert coded > uncoded - 0.03
 
 
+@pytest.mark.slow
 def test_own_data_and_model(tmp_path: Path) -> None:
     assert accuracy(run(sys.executable, str(EXAMPLES / "own_data_and_model.py"), cwd=tmp_path)) > 0.9
 
@@ -95,6 +97,7 @@ def test_the_quickstart_app_by_the_command(tmp_path: Path) -> None:
     assert output.splitlines()[-1].endswith("report.html")
 
 
+@pytest.mark.slow
 def test_the_quickstart_app_from_python_as_the_page_shows(tmp_path: Path) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", (EXAMPLES / "README.md").read_text(), re.S)
     (tmp_path / "shown.py").write_text(block)
