@@ -18,7 +18,7 @@ from fedeff.clients.training import Moments
 from fedeff.core.rng import generator
 from fedeff.data import Split
 
-__all__ = ["Phase", "Speed", "arrays_of", "parameters", "pooled", "score", "speeds", "trained"]
+__all__ = ["Arrays", "Phase", "Speed", "arrays_of", "parameters", "pooled", "score", "speeds", "trained"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = Mapping[str, Array]

@@ -1,15 +1,15 @@
 """Structured sparsity learning: a CNN that is cut to what its group Lasso left."""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 
+from bench.clients.cutting import cut_and_whole
 from bench.clients.fedavg_cnn import FedAvgCnn
-from bench.clients.shrinking import Phase, arrays_of, parameters, pooled, score, speeds, trained
+from bench.clients.shrinking import Phase, parameters, pooled, score, trained
 from bench.figures import Figure
 from bench.seeded.row import Measured, Row, difference, ratio
 from fedeff.clients.structure import Sparsity
 from fedeff.data import Dataset, load
-from fedeff.models import apply, shrink
 
 __all__ = ["row"]
 
@@ -42,33 +42,25 @@ def _run(seed: int) -> Measured:
     """Networks that are trained for the same number of epochs, the cut one while it is whole and after."""
     dataset = _dataset()
     train, test = pooled(dataset.train, slice(0, None, _EVERY)), pooled(dataset.test)
-    whole = FedAvgCnn(seed)
-    start = arrays_of(whole)
-    baseline = trained(whole, start, train, [Phase(_EPOCHS, _RATE)], seed)
-    penalty = Sparsity("ssl", _STRENGTH, _THRESHOLD, _GROUPS).penalty(whole)
-    phases = [Phase(_BEFORE, _RATE, fall=0.0), Phase(_PENALISED, _RATE, penalty, fall=0.5)]
-    penalised = trained(whole, start, train, phases, seed)
-    structure, weights = shrink(whole, penalised, _THRESHOLD)
-    small = apply(structure, whole)
-    after = Phase(_EPOCHS - _BEFORE - _PENALISED, _RATE)
-    cut = trained(small, weights, train, [after], seed + 1000)
-    direct = apply(structure, FedAvgCnn(seed + 1))
-    scratch = trained(direct, arrays_of(direct), train, [Phase(_EPOCHS, _RATE)], seed)
-    full = FedAvgCnn()
-    fast = speeds([FedAvgCnn(), apply(structure, full)], train)
+    ended = cut_and_whole(
+        FedAvgCnn,
+        partial(trained, samples=train),
+        train,
+        Sparsity("ssl", _STRENGTH, _THRESHOLD, _GROUPS),
+        [Phase(_BEFORE, _RATE, fall=0.0), Phase(_PENALISED, _RATE, fall=0.5)],
+        Phase(_EPOCHS - _BEFORE - _PENALISED, _RATE),
+        _RATE,
+        seed,
+    )
     return {
         name: {
-            _ACCURACY: score(module, held, test)[0],
-            _FILTERS: sum(len(module.get_parameter(f"{conv}.bias")) for conv in ("conv1", "conv2")),
-            _PARAMETERS: parameters(module),
-            _INFERENCE: None if speed is None else speed.inference_ms,
-            _STEP: None if speed is None else speed.step_ms,
+            _ACCURACY: score(one.module, one.weights, test)[0],
+            _FILTERS: sum(len(one.module.get_parameter(f"{conv}.bias")) for conv in ("conv1", "conv2")),
+            _PARAMETERS: parameters(one.module),
+            _INFERENCE: None if one.speed is None else one.speed.inference_ms,
+            _STEP: None if one.speed is None else one.speed.step_ms,
         }
-        for name, module, held, speed in (
-            (_WHOLE, full, baseline, fast[0]),
-            (_CUT, small, cut, fast[1]),
-            (_SAME, direct, scratch, None),
-        )
+        for name, one in zip((_WHOLE, _CUT, _SAME), ended, strict=True)
     }
 
 

@@ -93,7 +93,7 @@ class Direct(Grid):
     def set_run(self, run: Any) -> None: ...
 
     def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        raise NotImplementedError
+        raise AssertionError("a strategy only sends and receives")
 
     def get_node_ids(self) -> list[int]:
         return list(range(1, self.nodes + 1))

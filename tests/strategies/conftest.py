@@ -67,13 +67,13 @@ class FunctionGrid(Grid):
     def set_run(self, run: Any) -> None: ...
 
     def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        raise NotImplementedError
+        raise AssertionError("a strategy only sends and receives")
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        raise NotImplementedError
+        raise AssertionError("a strategy only sends and receives")
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        raise NotImplementedError
+        raise AssertionError("a strategy only sends and receives")
 
     def get_node_ids(self) -> list[int]:
         return sorted(self.nodes, key=lambda node: node % 5)

@@ -1,6 +1,7 @@
 """What every learned code is in torch: an encoder, parity models or none, a decoder, a loss."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +46,7 @@ class Batch:
     labels: Tensor  # (groups, k), the classes; the function's own where none are known
 
 
-class CodeNetwork(nn.Module):
+class CodeNetwork(nn.Module, ABC):
     """The trainable half of a code of `k` inputs and `r` parities, in batches of groups.
 
     Parity workers run the function itself, or `parity_models[i]` where there are any: each from inputs
@@ -62,25 +63,25 @@ class CodeNetwork(nn.Module):
     def prepare(self, samples: Tensor) -> None:
         """Sets what follows from `(n, ...)` samples in closed form, before training. By default nothing."""
 
+    @abstractmethod
     def encode(self, inputs: Tensor) -> Tensor:
         """The parities, `(groups, r, ...)`, of inputs `(groups, k, ...)`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, outputs: Tensor, masks: Tensor) -> Tensor:
         """Estimates `(patterns, groups, k, ...)` of all answers under each of `(patterns, n)` masks.
 
         From outputs `(groups, n, ...)`, of which those erased by a mask must not be read under it. What it
         says of answers that came is not used.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, batch: Batch, function: nn.Module, masks: Tensor) -> Tensor:
         """What training makes small."""
-        raise NotImplementedError
 
+    @abstractmethod
     def default_loss(self, batch: Batch) -> Tensor:
         """What the loss would be if every estimate were the same: nothing learned."""
-        raise NotImplementedError
 
     def answer(self, parities: Tensor, function: nn.Module) -> Tensor:
         """What the parity workers say of `(groups, r, ...)` parities; gradients flow."""

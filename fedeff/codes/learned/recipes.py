@@ -1,7 +1,7 @@
 """Which learned code to fit, as values."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from torch import Tensor, nn
@@ -58,8 +58,26 @@ class Recipe(Protocol):
         ...
 
 
+class _Plain:
+    """What recipes have in common that take the training as the papers describe it."""
+
+    @property
+    def groups(self) -> int:
+        """Groups in a batch of training, the least of the paper's."""
+        return 32
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest, of Adam, the learned code's paper's."""
+        return 1e-3
+
+    def resolved(self, function: nn.Module, sample: Tensor) -> Self:
+        """Itself: nothing follows from the function."""
+        return self
+
+
 @dataclass(frozen=True)
-class LearnedCode:
+class LearnedCode(_Plain):
     """The published learned code (arXiv:1806.01259); parity workers run the function unchanged.
 
     Good at two inputs and one parity. The encoder "conv" costs hundreds of times what a small function
@@ -74,27 +92,13 @@ class LearnedCode:
     def __post_init__(self) -> None:
         _check(self, encoder=ENCODERS, loss=LOSSES)
 
-    @property
-    def groups(self) -> int:
-        """Groups in a batch of training, the least of the paper's."""
-        return 32
-
-    @property
-    def learning_rate(self) -> float:
-        """The highest, of Adam: the paper's."""
-        return 1e-3
-
-    def resolved(self, function: nn.Module, sample: Tensor) -> "LearnedCode":
-        """Itself."""
-        return self
-
     def network(self, shapes: Shapes, function: nn.Module | None) -> CodeNetwork:
         """An encoder and a decoder."""
         return PublishedNetwork(self.k, self.r, shapes, self.encoder, self.loss)
 
 
 @dataclass(frozen=True)
-class ParityModel:
+class ParityModel(_Plain):
     """ParM (arXiv:1905.00863): parity workers run models of the function's architecture.
 
     Weak beyond a few inputs: an error about any of them spoils the difference. For one parity the answers'
@@ -109,20 +113,6 @@ class ParityModel:
     def __post_init__(self) -> None:
         _check(self, combine=COMBINATIONS)
 
-    @property
-    def groups(self) -> int:
-        """Groups in a batch of training."""
-        return 32
-
-    @property
-    def learning_rate(self) -> float:
-        """The highest, of Adam."""
-        return 1e-3
-
-    def resolved(self, function: nn.Module, sample: Tensor) -> "ParityModel":
-        """Itself."""
-        return self
-
     def network(self, shapes: Shapes, function: nn.Module | None) -> CodeNetwork:
         """Parity models with fresh weights."""
         known = _known(function, "ParityModel")
@@ -131,7 +121,7 @@ class ParityModel:
 
 
 @dataclass(frozen=True)
-class ResidualCode:
+class ResidualCode(_Plain):
     """Ours where parity workers must run the function: an MDS code and networks that correct it.
 
     With `parity="own"` they run copies of the function that are trained along. Not as good as `PackedCode`.
@@ -143,20 +133,6 @@ class ResidualCode:
 
     def __post_init__(self) -> None:
         _check(self, parity=PARITY_WORKERS)
-
-    @property
-    def groups(self) -> int:
-        """Groups in a batch of training."""
-        return 32
-
-    @property
-    def learning_rate(self) -> float:
-        """The highest, of Adam."""
-        return 1e-3
-
-    def resolved(self, function: nn.Module, sample: Tensor) -> "ResidualCode":
-        """Itself."""
-        return self
 
     def network(self, shapes: Shapes, function: nn.Module | None) -> CodeNetwork:
         """Encoder and decoder, and parity models that begin as copies of the function."""

@@ -14,6 +14,7 @@ from ray import cloudpickle
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
 
+from fedeff.codes.mds import MDS
 from fedeff.codes.pool import Coded, CodedActorPool, coded_wait
 from fedeff.codes.pool.ray_transport import outcome
 from fedeff.codes.pool.surface import Died, Raised
@@ -46,13 +47,14 @@ def images(number: int) -> list[np.ndarray]:
 
 def test_code_written_for_rays_pool_runs_as_it_is(servers: list[Any]) -> None:
     theirs = ActorPool(servers)
-    ours = CodedActorPool(servers[:2], servers[2:], MatrixCode(2, 1), values_only=True)
+    # Halves and doubles of small numbers are exact, so a reconstructed answer is the very number, too.
+    ours = CodedActorPool(servers[:2], servers[2:], MDS(2, 1), values_only=True)
     for pool in (theirs, ours):
-        assert list(pool.map(double, [1, 2, 3, 4, 5])) == pytest.approx([2, 4, 6, 8, 10])
-        assert sorted(pool.map_unordered(double, [1, 2, 3])) == pytest.approx([2, 4, 6])
+        assert list(pool.map(double, [1, 2, 3, 4, 5])) == [2, 4, 6, 8, 10]
+        assert sorted(pool.map_unordered(double, [1, 2, 3])) == [2, 4, 6]
         while pool.has_free() and not pool.has_next():
             pool.submit(double, 21)
-        assert pool.get_next() == pytest.approx(42)
+        assert pool.get_next() == 42
         with pytest.raises(StopIteration):
             pool.get_next()
         pool.submit(double, -100)
