@@ -18,7 +18,8 @@ _DEADLINE = 1.05  # time units: whoever takes one is in time
 _DRIFT, _GRAM = "drift-corrected", "Gram-space decoder"
 _SPAN, _CEILING = "oracle: nearest in the span", "nobody is slow"
 _EARLY, _END = "accuracy at 32 units, %", "accuracy at 64 units, %"
-_AT = {_EARLY: (30, 31, 32), _END: (62, 63, 64)}  # means of three
+_AT = {_EARLY: range(25, 33), _END: range(57, 65)}  # means over what a slow client's round takes
+_SEEDS = range(3, 8)
 _T_95 = {
     2: 12.706,
     3: 4.303,
@@ -41,6 +42,8 @@ def hard_regime_rows() -> list[Row]:
             partial(_run, regime=hard),
             _asked,
             _NOTE,
+            seeds=_SEEDS,
+            beside_others=True,
         ),
         Row(
             "missing-easy",
@@ -49,6 +52,8 @@ def hard_regime_rows() -> list[Row]:
             partial(_run, regime=easy),
             _not_asked,
             _EASY_NOTE,
+            seeds=_SEEDS,
+            beside_others=True,
         ),
     ]
 
@@ -117,13 +122,14 @@ def _lower_end(ahead: Spread) -> Spread | None:
     return Spread((statistics.mean(ahead.values) - wide,))
 
 
-_NOTE = """Fashion-MNIST, 100 clients of 300 rows, all in every round, 20 steps on batches of 10. The first
-30 take 8 time units a round and hold two each of the classes 7 to 9, the others one unit and two each of
-the classes 0 to 6. A round ends after 1.05 units; accuracies are means over three models a unit apart, each
-the last that was there at that time. Every method has the same clients. The decoder's features, its folds
-and its gate were chosen on seeds 0 to 2 of smaller tasks with MLPs; nothing else was tuned. The first
-oracle asks the missing clients and takes of their true updates the nearest point that sums of the basis
-reach, layer by layer; the second runs FedAvg where everybody takes one unit. Replication and gradient codes
-need clients that share data, which these do not."""
+_NOTE = """Fashion-MNIST, a CNN of 5,994 weights, 100 clients of 300 rows, all in every round, 10 steps on
+batches of 10. The first 30 take 8 time units a round and hold two each of the classes 7 to 9, the others one
+unit and two each of the classes 0 to 6. A round ends after 1.05 units; accuracies are means over eight models
+a unit apart, each the last that was there at that time. Every method has the same clients. The learning rate
+is the one of 0.05, 0.1, 0.2 and 0.4 with which FedAvg comes furthest in 32 units when nobody is slow, on a
+seed that is not here. The decoder's features, its folds and its gate were chosen on seeds 0 to 2, mostly of
+smaller tasks with MLPs; nothing else was tuned. The first oracle asks the missing clients and takes of their
+true updates the nearest point that sums of the basis reach, layer by layer; the second runs FedAvg where
+everybody takes one unit. Replication and gradient codes need clients that share data, which these do not."""
 _EASY_NOTE = """As before, but every client holds 300 rows of all classes: slow clients are like the others,
 and no difference is expected."""

@@ -74,7 +74,8 @@ def _row(key: str, title: str, spec: str, asked: Any) -> Row:
         "load": _LOAD,
         "schemes": str(_SCHEMES),
     }
-    return Row(f"latency-{key}", title, settings, partial(_run, spec=spec), asked, _note(spec))
+    run = partial(_run, spec=spec)
+    return Row(f"latency-{key}", title, settings, run, asked, _note(spec), beside_others=True)
 
 
 def _run(seed: int, *, spec: str) -> Measured:

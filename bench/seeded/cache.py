@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from pathlib import Path
 
 from bench.machine import describe
@@ -27,12 +26,12 @@ def kept(row: Row, seed: int, work: Path) -> Measured | None:
     return measured
 
 
-def keep(row: Row, seed: int, work: Path, measured: Measured, begin: float) -> None:
-    """Write a result whose measuring began at this `time.perf_counter()`; whole or not at all."""
+def keep(row: Row, seed: int, work: Path, measured: Measured, spent_s: float) -> None:
+    """Write a result and how long measuring took; whole or not at all."""
     path = place(row, seed, work)
     record = {
         "settings": dict(row.settings),
-        "spent_s": round(time.perf_counter() - begin, 1),
+        "spent_s": round(spent_s, 1),
         "machine": describe(),
         "measured": measured,
     }

@@ -20,7 +20,8 @@ class Row:
     `run(seed)` measures all cases, in a process of its own; it is not repeated while `settings`, all
     that its result depends on beside the seed and the code, stay as they are. `figures` are those of
     several seeds. `note` says on what data, how the settings of both sides were found, and from which
-    grids.
+    grids. `seeds` are those that nobody looked at while choosing settings. Rows that time nothing may
+    run `beside_others`, one process a core.
     """
 
     key: str
@@ -29,6 +30,8 @@ class Row:
     run: Callable[[int], Measured]
     figures: Callable[[Sequence[Measured]], list[Figure]]
     note: str
+    seeds: range = range(3)
+    beside_others: bool = False
 
 
 def difference(seeds: Sequence[Measured], measure: str, case: str, other: str) -> Spread | None:

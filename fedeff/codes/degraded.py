@@ -29,14 +29,21 @@ class Degraded:
 
 
 def degraded_accuracy(
-    code: Code, outputs: NDArray, labels: NDArray, *, missing: int, patterns: int = 32, seed: int = 0
+    code: Code,
+    outputs: NDArray,
+    labels: NDArray,
+    *,
+    missing: int,
+    patterns: int = 32,
+    groups_each: int | None = None,
+    seed: int = 0,
 ) -> Degraded:
     """How often estimates name the label where so many of a group's first `k` workers are missing.
 
     `outputs` is `(groups, k + r, classes)`, as `worker_outputs` gives, `labels` is `(groups, k)`. Every
     parity is there. Of a systematic code only the answers to missing originals count, since the others
     are the workers' own; of another code all are estimates. Every choice of the missing ones, or a seeded
-    sample of `patterns`.
+    sample of `patterns`, each on all groups or on the next `groups_each` of them, in turn.
 
     Raises:
         CodeError: if none or more are missing than the code bears.
@@ -48,11 +55,13 @@ def degraded_accuracy(
         )
     rng = generator(seed, purpose="missing originals")
     own = erasure_patterns(k, missing, limit=patterns, rng=rng, fewest=missing)
+    turn = np.arange(min(groups_each or len(outputs), len(outputs)))
     accuracies = []
-    for mask in np.concatenate([own, np.ones((len(own), code.r), bool)], axis=1):
+    for number, mask in enumerate(np.concatenate([own, np.ones((len(own), code.r), bool)], axis=1)):
         estimated = ~mask[:k] if code.systematic else np.full(k, True)
-        values = np.stack([code.decode(group, mask).values[estimated] for group in outputs])
-        accuracies.append(float((values.argmax(-1) == labels[:, estimated]).mean()))
+        groups = (number * len(turn) + turn) % len(outputs)
+        values = np.stack([code.decode(group, mask).values[estimated] for group in outputs[groups]])
+        accuracies.append(float((values.argmax(-1) == labels[groups][:, estimated]).mean()))
     return Degraded(float(np.mean(accuracies)), min(accuracies), len(own))
 
 
