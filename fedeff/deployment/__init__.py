@@ -1,0 +1,1 @@
+"""Certificates, node keys, launching and watching SuperLink and SuperNodes."""
