@@ -1,13 +1,21 @@
 """What every code is: inputs become tasks for workers, and the answers of some of them give all answers."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from fedeff.core.errors import CodeError
 
-__all__ = ["Code", "Decoded", "check_inputs", "check_outputs"]
+__all__ = [
+    "Code",
+    "CodesGroups",
+    "Decoded",
+    "check_inputs",
+    "check_outputs",
+    "decode_groups",
+    "encode_groups",
+]
 
 NDArray = np.ndarray[Any, np.dtype[Any]]
 
@@ -69,6 +77,36 @@ class Code(Protocol):
     def decodable(self, mask: NDArray) -> bool:
         """Whether `decode` gives an answer to every input from what came, `(k + r,)` booleans."""
         ...
+
+
+@runtime_checkable
+class CodesGroups(Protocol):
+    """A code that is faster with many groups at once: each gets what `encode` and `decode` give it alone.
+
+    Up to rounding, where an array of one shape is summed in another order than that of another.
+    """
+
+    def encode_groups(self, inputs: NDArray) -> NDArray:
+        """From `(groups, k, ...)` all parities, `(groups, r, ...)`. Raises CodeError as `encode` does."""
+        ...
+
+    def decode_groups(self, outputs: NDArray, mask: NDArray) -> NDArray:
+        """The answers `(groups, k, ...)`, the same workers missing in all. Raises CodeError as `decode`."""
+        ...
+
+
+def encode_groups(code: Code, inputs: NDArray) -> NDArray:
+    """The tasks of `(groups, k, ...)` inputs, group by group or all at once, as the code can."""
+    if isinstance(code, CodesGroups):
+        return code.encode_groups(inputs)
+    return np.stack([code.encode(group) for group in inputs])
+
+
+def decode_groups(code: Code, outputs: NDArray, mask: NDArray) -> NDArray:
+    """The answers `(groups, k, ...)` from `(groups, n, ...)` outputs, the same workers missing in all."""
+    if isinstance(code, CodesGroups):
+        return code.decode_groups(outputs, mask)
+    return np.stack([code.decode(group, mask).values for group in outputs])
 
 
 def check_inputs(code: Code, inputs: NDArray) -> None:

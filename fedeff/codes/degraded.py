@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedeff.codes.code import Code
+from fedeff.codes.code import Code, decode_groups, encode_groups
 from fedeff.codes.patterns import erasure_patterns
 from fedeff.core.errors import CodeError
 from fedeff.core.rng import generator
@@ -60,7 +60,7 @@ def degraded_accuracy(
     for number, mask in enumerate(np.concatenate([own, np.ones((len(own), code.r), bool)], axis=1)):
         estimated = ~mask[:k] if code.systematic else np.full(k, True)
         groups = (number * len(turn) + turn) % len(outputs)
-        values = np.stack([code.decode(group, mask).values[estimated] for group in outputs[groups]])
+        values = decode_groups(code, outputs[groups], mask)[:, estimated]
         accuracies.append(float((values.argmax(-1) == labels[groups][:, estimated]).mean()))
     return Degraded(float(np.mean(accuracies)), min(accuracies), len(own))
 
@@ -71,7 +71,7 @@ def worker_outputs(code: Code, function: nn.Module, inputs: NDArray) -> NDArray:
 
     The function, and the code's parity models where it has any, are put in eval mode.
     """
-    coded = np.stack([code.encode(group) for group in inputs])
+    coded = encode_groups(code, inputs)
     models = tuple(getattr(code, "parity_models", ())) or (function,) * coded.shape[1]
     said = [_answers(model, coded[:, worker]) for worker, model in enumerate(models)]
     own = [_answers(function, inputs[:, item]) for item in range(code.k)] if code.systematic else []

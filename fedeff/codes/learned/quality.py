@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedeff.codes.code import Code
+from fedeff.codes.code import Code, decode_groups, encode_groups
 from fedeff.codes.learned.erasures import missing_patterns
 from fedeff.codes.learned.frozen import answers_of
 from fedeff.codes.patterns import erasure_patterns
@@ -105,7 +105,7 @@ def _groups(samples: int, k: int, rng: np.random.Generator) -> NDArray:
 
 def _outputs(code: Code, function: nn.Module, inputs: torch.Tensor, right: NDArray) -> NDArray:
     """What every worker says of each group, `(groups, n, ...)`."""
-    coded = torch.from_numpy(np.stack([code.encode(group) for group in inputs.numpy()]))
+    coded = torch.from_numpy(encode_groups(code, inputs.numpy()))
     models = tuple(getattr(code, "parity_models", ()))
     if models:
         said = torch.stack([answers_of(model, coded[:, i]) for i, model in enumerate(models)], 1)
@@ -121,7 +121,7 @@ def _answers(function: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
 
 def _share(code: Code, outputs: NDArray, right: NDArray, mask: NDArray, answers: Answers) -> NDArray:
-    estimates = np.stack([code.decode(group, mask).values for group in outputs])
+    estimates = decode_groups(code, outputs, mask)
     alike = answers(estimates) == answers(right)
     shares: NDArray = alike.reshape(*alike.shape[:2], -1).all(-1).mean(0)
     return np.where(mask[: code.k], np.nan, shares) if code.systematic else shares

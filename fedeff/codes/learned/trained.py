@@ -15,6 +15,8 @@ from fedeff.core.errors import CodeError
 
 __all__ = ["FitRecord", "TrainedCode"]
 
+_GROUPS = 500  # that go through a network together
+
 
 @dataclass(frozen=True)
 class FitRecord:
@@ -60,7 +62,6 @@ class TrainedCode:
         """What parity worker `i` runs; none where all run the function."""
         return tuple(self.network.parity_models)
 
-    @torch.inference_mode()
     def encode(self, inputs: NDArray) -> NDArray:
         """The parities, `(r, ...)`, in the inputs' dtype.
 
@@ -68,11 +69,20 @@ class TrainedCode:
             CodeError: if these are not `k` float inputs of the shape that the code was fitted to.
         """
         check_inputs(self, inputs)
-        _check_array("inputs", inputs, self.shapes.input)
-        parities = self.network.encode(_tensor(inputs)[None])[0]
-        return parities.numpy().astype(inputs.dtype, copy=False)
+        return self.encode_groups(inputs[None])[0]
 
     @torch.inference_mode()
+    def encode_groups(self, inputs: NDArray) -> NDArray:
+        """The parities of many groups, `(groups, r, ...)`, in the inputs' dtype.
+
+        Raises:
+            CodeError: if these are not `(groups, k, ...)` float inputs, as `encode` takes them.
+        """
+        _check_array("inputs", inputs, (self.k, *self.shapes.input))
+        parts = torch.from_numpy(np.ascontiguousarray(inputs, np.float32)).split(_GROUPS)
+        parities = torch.cat([self.network.encode(part) for part in parts])
+        return parities.numpy().astype(inputs.dtype, copy=False)
+
     def decode(self, outputs: NDArray, mask: NDArray) -> Decoded:
         """The originals that came, as they are, and estimates of the others, in the outputs' dtype.
 
@@ -80,14 +90,26 @@ class TrainedCode:
             CodeError: if the shapes are not those that the code was fitted to, or fewer than `k` came.
         """
         check_outputs(self, outputs, mask)
-        _check_array("outputs", outputs, self.shapes.output)
-        values, own = outputs[: self.k].copy(), mask[: self.k]
-        if not own.all():
-            came = np.zeros(outputs.shape, np.float32)
-            came[mask] = outputs[mask]  # the others may hold anything, and not a number times zero is none
-            estimates = self.network.decode(torch.from_numpy(came)[None], torch.from_numpy(mask)[None])
-            values[~own] = estimates[0, 0].numpy()[~own]
-        return Decoded(values, self.pattern_quality.of(mask))
+        return Decoded(self.decode_groups(outputs[None], mask)[0], self.pattern_quality.of(mask))
+
+    @torch.inference_mode()
+    def decode_groups(self, outputs: NDArray, mask: NDArray) -> NDArray:
+        """The answers of many groups, `(groups, k, ...)`, the same workers missing in all.
+
+        Raises:
+            CodeError: as `decode` does.
+        """
+        _check_array("outputs", outputs, (self.k + self.r, *self.shapes.output))
+        check_outputs(self, outputs[0], mask)
+        values, own = outputs[:, : self.k].copy(), mask[: self.k]
+        if own.all():
+            return values
+        came = np.zeros(outputs.shape, np.float32)
+        came[:, mask] = outputs[:, mask]  # the others may hold anything, and not a number times zero is none
+        masks = torch.from_numpy(mask)[None]
+        parts = [self.network.decode(part, masks)[0] for part in torch.from_numpy(came).split(_GROUPS)]
+        values[:, ~own] = torch.cat(parts).numpy()[:, ~own]
+        return values
 
     def decodable(self, mask: NDArray) -> bool:
         """Whether `k` outputs came."""
@@ -95,12 +117,8 @@ class TrainedCode:
 
 
 def _check_array(name: str, array: NDArray, shape: tuple[int, ...]) -> None:
+    """Of groups: each must be of this shape."""
     if array.shape[1:] != shape or not np.issubdtype(array.dtype, np.floating):
-        expected = (len(array), *shape)
         raise CodeError(
-            f"{name} {array.shape} of {array.dtype}, expected {expected} floats, which the code was fitted to"
+            f"{name} {array.shape[1:]} of {array.dtype}, expected {shape} floats, as the code was fitted to"
         )
-
-
-def _tensor(array: NDArray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
