@@ -69,7 +69,8 @@ class TrainedCode:
             CodeError: if these are not `k` float inputs of the shape that the code was fitted to.
         """
         check_inputs(self, inputs)
-        return self.encode_groups(inputs[None])[0]
+        parities: NDArray = self.encode_groups(inputs[None])[0]
+        return parities
 
     @torch.inference_mode()
     def encode_groups(self, inputs: NDArray) -> NDArray:
@@ -79,9 +80,10 @@ class TrainedCode:
             CodeError: if these are not `(groups, k, ...)` float inputs, as `encode` takes them.
         """
         _check_array("inputs", inputs, (self.k, *self.shapes.input))
-        parts = torch.from_numpy(np.ascontiguousarray(inputs, np.float32)).split(_GROUPS)
+        parts = torch.split(torch.from_numpy(np.ascontiguousarray(inputs, np.float32)), _GROUPS)
         parities = torch.cat([self.network.encode(part) for part in parts])
-        return parities.numpy().astype(inputs.dtype, copy=False)
+        found: NDArray = parities.numpy().astype(inputs.dtype, copy=False)
+        return found
 
     def decode(self, outputs: NDArray, mask: NDArray) -> Decoded:
         """The originals that came, as they are, and estimates of the others, in the outputs' dtype.
@@ -107,7 +109,7 @@ class TrainedCode:
         came = np.zeros(outputs.shape, np.float32)
         came[:, mask] = outputs[:, mask]  # the others may hold anything, and not a number times zero is none
         masks = torch.from_numpy(mask)[None]
-        parts = [self.network.decode(part, masks)[0] for part in torch.from_numpy(came).split(_GROUPS)]
+        parts = [self.network.decode(part, masks)[0] for part in torch.split(torch.from_numpy(came), _GROUPS)]
         values[:, ~own] = torch.cat(parts).numpy()[:, ~own]
         return values
 
