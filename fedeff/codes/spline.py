@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.interpolate import CubicSpline
 
 from fedeff.codes.berrut import input_points, worker_points
 from fedeff.codes.code import Decoded, NDArray, check_inputs, check_outputs
@@ -68,6 +67,9 @@ def smoothing_matrix(from_points: Matrix, to_points: Matrix, smooth: float) -> M
     fitted: NDArray = np.eye(len(knots))
     if smooth > 0 and len(knots) > 2:
         fitted = np.linalg.inv(fitted + smooth * _roughness(knots))
+    # Here, not above: SciPy takes a second to load, which every client that is deployed would wait for.
+    from scipy.interpolate import CubicSpline
+
     curve = CubicSpline(knots, fitted, bc_type="natural")
     inside = np.clip(to_points, knots[0], knots[-1])
     weights: Matrix = curve(inside) + (to_points - inside)[:, None] * curve(inside, 1)

@@ -33,6 +33,7 @@ def fit(
     samples: torch.Tensor | NDArray,
     *,
     labels: torch.Tensor | NDArray | None = None,
+    outputs: torch.Tensor | NDArray | None = None,
     budget_s: float = 180.0,
     steps: int | None = None,
     patterns: int = 32,
@@ -44,11 +45,12 @@ def fit(
     """A code for a function, trained on what it says of `(n, ...)` samples, and measured on a tenth of them.
 
     Trains for `budget_s` seconds of one core, or for so many `steps`, which repeats bit for bit on the same
-    machine; computing the function's answers and measuring come on top. Learns from every erasure pattern
-    of up to `r`, or a seeded sample of `patterns`. The function is in eval mode and frozen meanwhile, and
-    as it was afterwards. `labels` matter to the loss "cross-entropy" alone: without them the function's
-    classes stand in. `answers` is what quality compares. `progress` hears of every step; `clock` tells what
-    of the budget is spent.
+    machine; computing the function's answers and measuring come on top. Learns from every erasure pattern of
+    up to `r`, or a seeded sample of `patterns`. The function is in eval mode and frozen meanwhile, and as it
+    was afterwards. `labels` matter to the loss "cross-entropy" alone: without them the function's classes
+    stand in. `outputs` are what the function says of the samples, `(n, ...)`, where that is known already, as
+    when several codes are fitted to it. `answers` is what quality compares. `progress` hears of every step;
+    `clock` tells what of the budget is spent.
 
     Raises:
         CodeError: if the samples do not fit the recipe or the function, or training diverges.
@@ -63,7 +65,7 @@ def fit(
             f"{len(inputs)} samples, expected at least two groups of {recipe.k}: one to measure on"
         )
     with one_thread(), frozen(function):
-        said = answers_of(function, inputs)
+        said = answers_of(function, inputs) if outputs is None else _told(outputs, len(inputs))
         data = TrainingSet(inputs, said, as_labels(labels, said))
         kept, held_out = _split(data, recipe.k, seed)
         rng = generator(seed, purpose="erasure patterns")
@@ -97,6 +99,15 @@ def fit(
         code = TrainedCode(known, shapes, network, unknown, record)
         quality = measure(code, function, held_out.inputs, masks, seed=seed, answers=answers)
     return replace(code, pattern_quality=quality)
+
+
+def _told(outputs: torch.Tensor | NDArray, samples: int) -> torch.Tensor:
+    said = torch.as_tensor(outputs, dtype=torch.float32)
+    if len(said) != samples:
+        raise CodeError(
+            f"{len(said)} outputs of {samples} samples, expected one each, or none to compute them"
+        )
+    return said
 
 
 def _split(data: TrainingSet, k: int, seed: int) -> tuple[TrainingSet, TrainingSet]:

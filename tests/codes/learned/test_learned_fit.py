@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -189,6 +190,17 @@ def test_a_fit_within_processor_seconds_stops(function, samples):
     assert code.record.steps == len(heard) >= 1
 
 
+def test_outputs_that_are_known_are_not_computed_again(samples, function):
+    known = function.eval()(samples).detach()
+    given, computed = (
+        fit(PackedCode(2, 1), function, samples, outputs=outputs, steps=5, seed=2)
+        for outputs in (known, None)
+    )
+    group = samples[:2].numpy()
+    assert np.array_equal(given.encode(group), computed.encode(group))
+    assert given.record == replace(computed.record, cpu_s=given.record.cpu_s)
+
+
 def test_labels_are_learned_by_cross_entropy(samples, function):
     """With labels that contradict the function, estimates follow the labels."""
     labels = torch.full((len(samples),), 2)
@@ -205,6 +217,7 @@ def test_labels_are_learned_by_cross_entropy(samples, function):
         ({"samples": torch.full((9, 1, 6, 6), torch.nan)}, "NaN or infinity"),
         ({"samples": torch.zeros(3, 1, 6, 6)}, "3 samples, expected at least two groups of 2"),
         ({"labels": torch.zeros(7, dtype=torch.long)}, r"labels \(7,\)"),
+        ({"outputs": torch.zeros(7, 4)}, "7 outputs of 240 samples"),
         ({"labels": torch.full((240,), 4)}, "expected 0 to 3"),
         ({"function": nn.Flatten(0)}, "expected a row each"),
     ],
