@@ -12,12 +12,17 @@ __all__ = [
     "CodeError",
     "CodecError",
     "ConfigError",
+    "DamagedStateError",
     "DataError",
+    "DeploymentError",
     "EngineError",
     "FedeffError",
     "FieldError",
+    "PrivacyBudgetError",
+    "PrivacyError",
     "ReplyError",
     "ResumeError",
+    "SecureAggregationError",
     "StateError",
     "TraceError",
     "unknown_name",
@@ -52,12 +57,24 @@ class StateError(FedeffError):
     """Client state cannot be stored or read back, for instance on a full disk."""
 
 
+class DamagedStateError(StateError):
+    """A file of client state was changed or torn since it was written; whoever reads it may do without."""
+
+
 class ResumeError(FedeffError):
     """A run cannot be continued, or its folder is already in use."""
 
 
+class DeploymentError(FedeffError):
+    """A deployment's processes cannot be started, reached or ended."""
+
+
 class ReplyError(FedeffError):
     """A client's reply does not fit the round: other keys, other shapes, NaN."""
+
+
+class SecureAggregationError(FedeffError):
+    """A step of a secure sum was refused: too few clients, a wrong, changed or repeated message."""
 
 
 class CodeError(FedeffError):
@@ -70,6 +87,14 @@ class FieldError(FedeffError):
 
 class CodecError(FedeffError):
     """An array cannot be coded (NaN, wrong type), or bytes are not what a codec writes."""
+
+
+class PrivacyError(FedeffError):
+    """Something would reveal more of a client than is accounted for, or cannot be accounted for."""
+
+
+class PrivacyBudgetError(PrivacyError):
+    """The next round would reveal more of a client than the run may: it ends with the round before."""
 
 
 def unknown_name(kind: str, seen: str, known: Iterable[str]) -> ConfigError:
