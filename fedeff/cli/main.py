@@ -14,6 +14,7 @@ import typer
 from fedeff.cli import compare, plan, simulate, sweep
 from fedeff.cli.codes import codes
 from fedeff.cli.data import data
+from fedeff.cli.deploy import deploy
 from fedeff.cli.running import RUN_FAILURES, Interrupted, RunsFailed
 from fedeff.cli.teaching import teaching
 from fedeff.core.errors import FedeffError
@@ -21,7 +22,7 @@ from fedeff.core.errors import FedeffError
 __all__ = ["command", "main"]
 
 command = typer.Typer(
-    help="Efficient federated learning on Flower: simulate, sweep, compare, plan.",
+    help="Efficient federated learning on Flower: simulate, sweep, compare, plan, deploy.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -32,6 +33,7 @@ command.command("compare", cls=teaching(*compare.EXAMPLES))(compare.compare)
 command.command("plan", cls=teaching(*plan.EXAMPLES))(plan.plan)
 command.add_typer(codes, name="codes")
 command.add_typer(data, name="data")
+command.add_typer(deploy, name="deploy")
 
 
 def _print_versions(wanted: bool) -> None:
@@ -49,7 +51,7 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Efficient federated learning on Flower: simulate, sweep, compare, plan."""
+    """Efficient federated learning on Flower: simulate, sweep, compare, plan, deploy."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

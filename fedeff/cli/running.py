@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fedeff.cli.progress import watching
-from fedeff.core.errors import ConfigError, EngineError, ReplyError, StateError
+from fedeff.core.errors import ConfigError, DeploymentError, EngineError, ReplyError, StateError
 
 if TYPE_CHECKING:
     from fedeff.app.run import OnRound, Plan
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 # What stops a run that was well asked for: exit status 1, where a bad request has 2.
-RUN_FAILURES = (EngineError, StateError, ReplyError)
+RUN_FAILURES = (EngineError, StateError, ReplyError, DeploymentError)
 
 
 class Interrupted(Exception):
