@@ -3,9 +3,12 @@
 from fedeff.grids.codec import CodecGrid
 from fedeff.grids.cohort import Cohort, Fold, Folded, Receipt
 from fedeff.grids.deadline import DeadlineGrid
+from fedeff.grids.limited import LimitedGrid
 from fedeff.grids.metered import MeteredGrid
 from fedeff.grids.overlap import OverlapGrid
+from fedeff.grids.partitions import PartitionGrid
 from fedeff.grids.passing import PassingGrid
+from fedeff.grids.prompt import Pace, PromptGrid, prompted
 
 __all__ = [
     "CodecGrid",
@@ -13,8 +16,13 @@ __all__ = [
     "DeadlineGrid",
     "Fold",
     "Folded",
+    "LimitedGrid",
     "MeteredGrid",
     "OverlapGrid",
+    "Pace",
+    "PartitionGrid",
     "PassingGrid",
+    "PromptGrid",
     "Receipt",
+    "prompted",
 ]

@@ -127,8 +127,8 @@ class CodecGrid(PassingGrid):
         return [self._pulled(reply) for reply in self.grid.pull_messages(message_ids)]
 
     def take_refused(self) -> list[tuple[int, str]]:
-        """Nodes whose replies could not be decoded, and why, since this was last asked."""
-        refused, self._refused = self._refused, []
+        """Nodes whose replies did not come this far or could not be decoded, and why, since last asked."""
+        refused, self._refused = [*super().take_refused(), *self._refused], []
         return refused
 
     def model_replaced(self) -> None:

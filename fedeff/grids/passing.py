@@ -61,3 +61,8 @@ class PassingGrid(Grid):
     ) -> Iterable[Message]:
         """Send and receive through the wrapped grid."""
         return self.grid.send_and_receive(messages, timeout=timeout)
+
+    def take_refused(self) -> list[tuple[int, str]]:
+        """Nodes whose replies a Grid on the way did not let pass, and why, since this was last asked."""
+        taken = getattr(self.grid, "take_refused", None)
+        return [] if taken is None else taken()
