@@ -7,7 +7,7 @@ FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
 .DEFAULT_GOAL := help
 export NO_MKDOCS_2_WARNING = 1
-.PHONY: help demo test test-slow check bench bench-strategies bench-clients bench-compression bench-codes pictures docs data clean
+.PHONY: help demo test test-slow check bench bench-strategies bench-clients bench-compression bench-codes bench-secagg bench-deployment chaos pictures docs data clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ demo: $(INSTALLED) data ## simulate 1,000 clients on real data; ends with a tabl
 	$(BIN)/fedeff simulate
 
 test: $(INSTALLED) ## the fast tests, under 10 minutes on two cores
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(INSTALLED) data ## the slow tests: convergence on real data, the wheel in an empty environment
 	$(BIN)/pytest -m slow
@@ -43,6 +43,15 @@ bench-compression: $(INSTALLED) data ## measure codecs, what they cost in accura
 
 bench-codes: $(INSTALLED) data ## measure codes: latency, accuracy, real actors, slow clients; write bench/results/codes.md; resumes
 	$(BIN)/python bench/run_codes.py
+
+bench-secagg: $(INSTALLED) ## measure secure sums beside Flower's, write bench/results/secagg.md; resumes
+	$(BIN)/python bench/run_secagg.py
+
+bench-deployment: $(INSTALLED) data ## measure a deployment's rounds and traffic; write bench/results/deployment.md; resumes
+	$(BIN)/python bench/run_deployment.py
+
+chaos: $(INSTALLED) ## kill processes of a real site for 10 minutes, write bench/results/chaos.md
+	PYTHONPATH=tests $(BIN)/python -m chaos.run_chaos
 
 pictures: $(INSTALLED) ## draw what travels when under each strategy, for the documentation
 	$(BIN)/python docs/travel_pictures.py

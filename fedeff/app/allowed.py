@@ -1,8 +1,8 @@
 """What a setting may be: a sentence for people and a test for values, side by side."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 __all__ = [
     "Allowed",
@@ -15,8 +15,11 @@ __all__ = [
     "between",
     "inside",
     "one_of",
+    "setting",
     "switch",
 ]
+
+T = TypeVar("T", bool, int, float, str)
 
 
 @dataclass(frozen=True)
@@ -80,3 +83,9 @@ def switch() -> Allowed:
 def anything(text: str) -> Allowed:
     """Any text; `text` says what it means."""
     return Allowed(text, lambda value: True)
+
+
+def setting(default: T, meaning: str, allowed: Allowed) -> T:
+    """A dataclass field that carries its documentation and its test."""
+    made: T = field(default=default, metadata={"meaning": meaning, "allowed": allowed})
+    return made

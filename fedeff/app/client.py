@@ -6,10 +6,13 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedeff.app.objectives import objective_of
+from fedeff.app.secure import secure_mods
 from fedeff.app.settings import Settings
 from fedeff.app.versions import sparsity_of
 from fedeff.app.workload import client_model, dataset_of, resolved, shares_of
 from fedeff.clients import BlockClientApp, ClientData, LocalTraining, client_app
+from fedeff.clients.durable_state import durable_state_mod
+from fedeff.clients.introduction import asks_for_introduction, introduction
 
 __all__ = ["ConfiguredClientApp", "app", "client_app_of", "training_of"]
 
@@ -26,8 +29,10 @@ class ConfiguredClientApp(ClientApp):
         self._made: tuple[dict[str, Any], BlockClientApp] | None = None
 
     def __call__(self, message: Message, context: Context) -> Message:
-        """The client's reply to one message."""
-        return self._app(context)(message, context)
+        """The client's reply to one message; its state is kept where its node's config says so."""
+        if asks_for_introduction(message):
+            return introduction(message, context)
+        return durable_state_mod(message, context, self._app(context))
 
     def __reduce__(self) -> tuple[type["ConfiguredClientApp"], tuple[()]]:
         return ConfiguredClientApp, ()
@@ -83,5 +88,6 @@ def client_app_of(given: Settings) -> BlockClientApp:
         training_of(settings),
         seed=settings.seed,
         vectorise=cast(Literal["auto", "always", "never"], settings.vectorise),
+        mods=secure_mods(settings),
         penalty=None if sparsity is None else sparsity.remaining,
     )

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fedeff.app.run_folder import RunFolder
-from fedeff.core.errors import FedeffError
+from fedeff.core.errors import FedeffError, PrivacyBudgetError
 from fedeff.core.records import environment, summarise
 
 __all__ = ["About", "summarised"]
@@ -26,11 +26,16 @@ class About:
 
 @contextmanager
 def summarised(folder: RunFolder, about: About) -> Iterator[None]:
-    """Write the folder's summary when the run inside ends, in whatever way; errors pass through."""
+    """Write the folder's summary when the run inside ends, in whatever way; errors pass through.
+
+    A privacy budget that is spent is no error but an early stop.
+    """
     status, reason = "failed", "ended without a word"
     try:
         yield
         status, reason = _ending(folder, about)
+    except PrivacyBudgetError as spent:
+        status, reason = "stopped", _in_one_line(spent)
     except KeyboardInterrupt:
         status, reason = "interrupted", "Ctrl-C"
         raise

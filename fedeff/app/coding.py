@@ -19,11 +19,13 @@ def codec_grid_of(settings: Settings, grid: Grid, states: StateStore | None) -> 
     What codecs remember of clients lies in `states`, so that it is part of a checkpoint. The session is
     always 0: a run that is stopped and resumed must name its exchanges as the whole run does.
     """
-    if not (settings.codec or settings.down_codec):
+    # Under secure aggregation what goes up is coded before it is masked, and decoded as a sum.
+    up = settings.codec if settings.secure_aggregation == "none" else ""
+    if not (up or settings.down_codec):
         return None
     return CodecGrid(
         grid,
-        up=_codec(settings.codec),
+        up=_codec(up),
         down=_codec(settings.down_codec),
         difference=settings.codec_difference,
         down_difference=settings.down_difference,

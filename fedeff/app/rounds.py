@@ -122,6 +122,7 @@ def run_rounds(
     keep: Callable[[int, ArrayRecord], None],
     settle: Callable[[], None] = lambda: None,
     versions: Versions | None = None,
+    tells: Mapping[str, ConfigRecordValues] | None = None,
     done: int = 0,
 ) -> ArrayRecord:
     """The model after the rounds that are left of the schedule.
@@ -131,6 +132,7 @@ def run_rounds(
     a kept model finds its record too. Before the record of the last one `settle()` is called: nobody waits
     any longer for what is still under way. After a round that another follows `versions` may put a model of
     other arrays in the place of the one it made; strategy and Grid then forget what they keep of the old one.
+    Every message's configuration says what `tells` holds.
 
     Raises:
         EngineError: if every client that answered did so with an error, in the first round or in three
@@ -142,7 +144,7 @@ def run_rounds(
     accuracy = book.last.accuracy if book.last else None
     while not schedule.ends(done, accuracy):
         done += 1
-        told = ConfigRecord({**versions.told()})
+        told = ConfigRecord({**(tells or {}), **versions.told()})
         model = _train(strategy, grid, model, done, schedule, told, failures)
         score, since = None, _settled_since(strategy, done)
         if schedule.evaluates(since, done):
@@ -158,7 +160,7 @@ def run_rounds(
             loss=score.loss if score else None,
             aggregation=_aggregation(strategy, grid),
             parameters=sum(math.prod(array.shape) for array in model.values()),
-            measures=_measures(strategy, score),
+            measures=_measures(strategy, grid, score),
         )
         if not schedule.ends(done, accuracy) and (other := versions.after(since, done, model)) is not None:
             model = other
@@ -228,10 +230,10 @@ def _aggregation(strategy: Strategy, grid: Grid) -> Aggregation:
     )
 
 
-def _measures(strategy: Strategy, score: Score | None) -> dict[str, float]:
-    """What was measured of the model, where it was evaluated, and of the round, by a strategy of ours."""
+def _measures(strategy: Strategy, grid: Grid, score: Score | None) -> dict[str, float]:
+    """What was measured of the model, where it was evaluated, and of the round, by strategy and Grid."""
     of_round = strategy.measures if isinstance(strategy, FedAvg) else {}
-    return {**(score.measures if score else {}), **of_round}
+    return {**(score.measures if score else {}), **of_round, **getattr(grid, "measures", {})}
 
 
 class _Failures:

@@ -10,7 +10,7 @@ from fedeff.app.closing import About, summarised
 from fedeff.app.run_folder import RunFolder
 from fedeff.app.runtime import Runtime
 from fedeff.app.settings import Settings
-from fedeff.core.errors import ResumeError
+from fedeff.core.errors import ConfigError, ResumeError
 from fedeff.core.records import RoundRecord
 from fedeff.core.state import StateStore
 
@@ -35,11 +35,14 @@ class Plan:
         """
         from fedeff.app.client import training_of
         from fedeff.app.coding import check_down_codec
+        from fedeff.app.privacy import check_privacy
         from fedeff.app.server import strategy_of
         from fedeff.app.versions import plan_of, sparsity_of
         from fedeff.app.workload import new_model, resolved, shares_of
 
         settings, notices = resolved(self.settings)
+        if settings.run_folder:
+            raise ConfigError("run-folder is for fedeff deploy run; here the folder is --out and --name")
         settings.check_clients(self.runtime.clients)
         self.runtime.clock(settings.seed)
         training_of(settings)
@@ -48,6 +51,7 @@ class Plan:
         if sparsity and plan_of(settings):
             sparsity.penalty(model)
         check_down_codec(settings, model)
+        check_privacy(settings)
         shares_of(settings, self.runtime.clients)
         return replace(self, settings=settings.complete()), notices
 
@@ -73,6 +77,11 @@ class Plan:
             raise ResumeError(
                 f"{folder.path} is a run of the Flower app {app}: its strategy starts at round 1 and keeps "
                 "its state to itself, so it cannot be resumed; run it again under another --name"
+            )
+        if "deployment" in config:
+            raise ResumeError(
+                f"{folder.path} is a run of a deployment; go on with it by: "
+                f"fedeff deploy run --resume {folder.name}"
             )
         settings = Settings.from_run_config(config.get("config", {}))
         return cls(settings, Runtime.from_table(config.get("simulation", {}), folder.config_file))

@@ -109,6 +109,10 @@ class RunFolder:
         """Write `summary.json`, whole or not at all."""
         write_summary(self.path / "summary.json", summary)
 
+    def forget_summary(self) -> None:
+        """Remove `summary.json`: the run that it is of goes on."""
+        (self.path / "summary.json").unlink(missing_ok=True)
+
     def write_partition(self, class_counts: "NDArray[np.int64]") -> None:
         """Write `partition.npz` for the report: rows of each class at each client, (clients, classes)."""
         import numpy as np

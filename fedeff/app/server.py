@@ -6,6 +6,7 @@ run folder, follows a virtual clock and reports each round.
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -15,9 +16,12 @@ from flwr.serverapp import Grid, ServerApp
 from fedeff.app.checkpoints import Standing, latest_standing, write_standing
 from fedeff.app.coded_evaluation import evaluating
 from fedeff.app.coding import codec_grid_of
+from fedeff.app.deployed import Place, deployed
 from fedeff.app.objectives import CollapseWatch
+from fedeff.app.privacy import private_grid_of, recorded_by
 from fedeff.app.rounds import Schedule, run_rounds
 from fedeff.app.run_folder import RunFolder
+from fedeff.app.secure import secure_grid_of
 from fedeff.app.settings import Settings
 from fedeff.app.versions import ModelVersions, plan_of
 from fedeff.app.workload import new_model, resolved
@@ -26,7 +30,8 @@ from fedeff.core.layers import NDArray, encode_record
 from fedeff.core.records import RoundRecord
 from fedeff.core.round_log import RoundLog
 from fedeff.core.state import StateStore
-from fedeff.grids import CodecGrid, MeteredGrid
+from fedeff.grids import CodecGrid, LimitedGrid, MeteredGrid
+from fedeff.secure.privacy import PrivateGrid
 from fedeff.strategies import FedAvg, build, strategy_spec
 
 __all__ = ["app", "server_app"]
@@ -41,10 +46,11 @@ def server_app(
 ) -> ServerApp:
     """The built-in server, which trains as `context.run_config` says.
 
-    With a `folder` it writes a record and a checkpoint after every round and, if the folder holds a
-    run that was stopped anywhere, goes on to the same result. `clock` and `states` are the engine's:
-    what its clients keep is part of a checkpoint. `on_round` is told of each record; without it a line
-    a round goes to Flower's log. The final model is left in `context.state["model"]`.
+    With a `folder` (on a SuperLink that of the setting `run-folder`) it writes a record and a checkpoint
+    after every round and, if the folder holds a run that was stopped anywhere, goes on to the same result.
+    `clock` and `states` are the engine's: what its clients keep is part of a checkpoint. `on_round` is told
+    of each record; without it a line a round goes to Flower's log. The final model is left in
+    `context.state["model"]`.
     """
     made = ServerApp()
 
@@ -57,15 +63,21 @@ def server_app(
         told = on_round or _Narrator(settings.num_server_rounds)
         if settings.objective != "supervised":
             told = CollapseWatch(told, settings)
-        context.state["model"] = _Server(settings, folder, clock, states, told).run(grid)
+        at_hand = nullcontext(Place(grid, folder, states)) if folder else deployed(settings, grid)
+        with at_hand as place:
+            context.state["model"] = _Server(settings, place, clock, told).run()
 
     return made
 
 
 app = server_app()
 
-# Before the names of the codecs' part of a checkpoint's state, and of the model versions'.
-_CODEC, _VERSIONS = "codec/", "versions/"
+# Before the names of a checkpoint's state that are the codecs', model versions', the privacy account's.
+_CODEC, _VERSIONS, _PRIVACY = "codec/", "versions/", "privacy/"
+_OTHERS = (_CODEC, _VERSIONS, _PRIVACY)
+
+# Coded and masked replies may have several times the model's bytes; names and metrics are extra.
+_TIMES_MODEL, _BESIDE_MODEL = 16, 2**20
 
 _log = logging.getLogger(__name__)
 # The logger that Flower's runtimes print; ours would stay silent under `flwr run`.
@@ -89,57 +101,66 @@ class _Narrator:
 @dataclass(frozen=True)
 class _Server:
     settings: Settings
-    folder: RunFolder | None
+    place: Place
     clock: VirtualClock | None
-    states: StateStore | None
     on_round: Callable[[RoundRecord], None]
 
-    def run(self, grid: Grid) -> ArrayRecord:
+    def run(self) -> ArrayRecord:
         """The final model."""
         settings = self.settings
         strategy = strategy_of(settings)
+        strategy.wait_for_nodes_s = max(strategy.wait_for_nodes_s, self.place.wait_s)
         standing = self._standing(strategy)
-        book = RoundLog(self.folder.rounds_file if self.folder else None, on_round=self.on_round)
-        metered = MeteredGrid(grid, book.add, self.clock)
-        coded = codec_grid_of(settings, metered, self.states)
+        folder = self.place.folder
+        book = RoundLog(folder.rounds_file if folder else None, on_round=self.on_round)
+        metered = MeteredGrid(self.place.grid, recorded_by(settings, book.add), self.clock)
+        limited = LimitedGrid(metered, largest_reply(settings, standing.model))
+        coded = codec_grid_of(settings, limited, self.place.states)
+        private = private_grid_of(settings, coded or limited)
+        secure = secure_grid_of(settings, coded or limited)
+        if private or secure:
+            strategy.fold = "workers"  # a sum is all that comes back
         versions = ModelVersions(lambda: new_model(settings), plan_of(settings))
         if standing.server_round:
             versions.restore(_part_of(standing, _VERSIONS))
         if coded and standing.server_round:
             coded.restore(_part_of(standing, _CODEC))
+        if private and standing.server_round:
+            private.restore(_part_of(standing, _PRIVACY), standing.model)
         with evaluating(settings) as evaluate:
             return run_rounds(
                 strategy,
-                coded or metered,
+                private or secure or coded or limited,
                 standing.model,
                 schedule_of(settings),
                 book=book,
                 evaluate=lambda model: evaluate(versions.module(), model),
-                keep=lambda done, model: self._keep(strategy, coded, versions, done, model),
+                keep=lambda done, model: self._keep(strategy, coded, private, versions, done, model),
                 settle=metered.close,
                 versions=versions,
+                tells=self.place.told,
                 done=standing.server_round,
             )
 
     def _standing(self, strategy: FedAvg) -> Standing:
         """Where the folder's run stands, with strategy and clock set to it; else the beginning."""
-        standing = None
-        if self.folder:
-            rounds = self.folder.rounds()
-            standing = latest_standing(self.folder.checkpoints, rounds[-1].server_round if rounds else 0)
-            self.folder.cut_rounds(standing.server_round if standing else 0)
+        standing, folder = None, self.place.folder
+        if folder:
+            rounds = folder.rounds()
+            standing = latest_standing(folder.checkpoints, rounds[-1].server_round if rounds else 0)
+            folder.cut_rounds(standing.server_round if standing else 0)
         if standing is None:
             return Standing(0, _first_model(self.settings))
         state = standing.strategy_state
-        strategy.restore({key: state[key] for key in state if not key.startswith((_CODEC, _VERSIONS))})
+        strategy.restore({key: state[key] for key in state if not key.startswith(_OTHERS)})
         if not strategy.resumes_exactly:
             _log.warning(
                 "%s had messages under way when the run stopped; they count as lost, so it goes on validly "
                 "but not to the same bits",
                 type(strategy).__name__,
             )
-        if self.states is not None:  # an empty store is false
-            self._restore_states(self.states, standing.server_round)
+        if self.place.states is not None:  # an empty store is false
+            self._restore_states(self.place.states, standing.server_round)
         if self.clock:
             self.clock.advance_to(standing.virtual_s)
             self.clock.exchange = standing.exchanges
@@ -156,20 +177,23 @@ class _Server:
         self,
         strategy: FedAvg,
         coded: CodecGrid | None,
+        private: PrivateGrid | None,
         versions: ModelVersions,
         done: int,
         model: ArrayRecord,
     ) -> None:
-        if self.folder:
-            if self.states is not None:  # before the checkpoint that needs them
-                self.states.checkpoint(done)
+        if self.place.folder:
+            if self.place.states is not None:  # before the checkpoint that needs them
+                self.place.states.checkpoint(done)
             clock = self.clock or VirtualClock()
             state = strategy.state()
             state |= {f"{_VERSIONS}{key}": values for key, values in versions.state().items()}
             if coded:
                 state |= {f"{_CODEC}{key}": values for key, values in coded.state().items()}
+            if private:
+                state |= {f"{_PRIVACY}{key}": values for key, values in private.state().items()}
             standing = Standing(done, model, state, clock.now_s, clock.exchange)
-            write_standing(self.folder.checkpoints, standing)
+            write_standing(self.place.folder.checkpoints, standing)
 
 
 def strategy_of(settings: Settings) -> FedAvg:
@@ -179,6 +203,12 @@ def strategy_of(settings: Settings) -> FedAvg:
     """
     own = {setting.key for setting in strategy_spec(settings.strategy).settings}
     return build(settings.strategy, {key: value for key, value in settings.changed().items() if key in own})
+
+
+def largest_reply(settings: Settings, model: ArrayRecord) -> int:
+    """The bytes that a reply may have: as set, else more than any that is asked for of such a model."""
+    size = sum(len(array.data) for array in model.values())
+    return settings.largest_reply_bytes or _TIMES_MODEL * size + _BESIDE_MODEL
 
 
 def _part_of(standing: Standing, prefix: str) -> dict[str, NDArray]:

@@ -6,12 +6,11 @@ Keys are Flower's kebab-case (`learning-rate`), set in `[tool.flwr.app.config]` 
 
 import math
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import Field, dataclass, fields, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fedeff.app.allowed import (
-    Allowed,
     above,
     above_to,
     anything,
@@ -23,6 +22,8 @@ from fedeff.app.allowed import (
     one_of,
     switch,
 )
+from fedeff.app.allowed import setting as _setting
+from fedeff.app.secure_settings import SecureSettings
 from fedeff.core.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -31,21 +32,14 @@ if TYPE_CHECKING:
 __all__ = ["SettingDoc", "Settings", "documented", "documented_own"]
 
 Value = bool | int | float | str
-T = TypeVar("T", bool, int, float, str)
 
 # Of strategies, but for runtimes whose clients come and go: a simulation has them all from the start.
 _NOT_OF_RUNS = {"min-available-nodes", "wait-for-nodes-s"}
 _TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
-def _setting(default: T, meaning: str, allowed: Allowed) -> T:
-    """A dataclass field that carries its documentation and its test."""
-    made: T = field(default=default, metadata={"meaning": meaning, "allowed": allowed})
-    return made
-
-
 @dataclass(frozen=True)
-class Settings:
+class Settings(SecureSettings):
     """What the built-in app does, apart from where and on how many clients it runs.
 
     >>> Settings.from_run_config({"cohort": 10, "learning-rate": 0.1}).cohort
@@ -216,6 +210,17 @@ class Settings:
     down_difference: bool = _setting(
         False, "the server codes what changed since a client was sent an array", switch()
     )
+    noise_multiplier: float = _setting(
+        0.0, "noise on the sum of clipped updates, over the clipping norm; 0 for no privacy", at_least(0)
+    )
+    clipping_norm: float = _setting(1.0, "L2 norm that updates are clipped to under noise", above(0))
+    privacy_delta: float = _setting(1e-5, "delta at which epsilon is told", inside(0, 1))
+    max_epsilon: float = _setting(
+        0.0, "the run ends before a client's epsilon is above it, 0 for never", at_least(0)
+    )
+    privacy_noise: str = _setting(
+        "secret", "where noise is from; seeded noise repeats, and hides nothing", one_of("secret", "seeded")
+    )
     device: str = _setting("cpu", "where clients train", anything("cpu, cuda, cuda:0, ..."))
     seed: int = _setting(0, "of every random draw", at_least(0))
     evaluate_every: int = _setting(1, "rounds between evaluations of the global model", at_least(1))
@@ -233,6 +238,17 @@ class Settings:
         "seconds for which a round waits for replies, virtual ones on a clock; 0 for as long as it takes",
         at_least(0),
     )
+    largest_reply_bytes: int = _setting(
+        0, "a reply of more is refused before it is read; 0 for 16 times the model's size", at_least(0)
+    )
+    run_folder: str = _setting(
+        "",
+        "where a deployment's ServerApp keeps the run and goes on with one that is there",
+        anything("a folder of its machine; empty to keep none"),
+    )
+    wait_for_clients_s: float = _setting(
+        60.0, "seconds for which a deployment's ServerApp waits until all clients are there", at_least(0)
+    )
     own: tuple[tuple[str, Value], ...] = ()  # settings of strategies that were given, by key
 
     def __post_init__(self) -> None:
@@ -243,6 +259,13 @@ class Settings:
         parse_scheme(self.partition)
         self._check_codecs()
         self._check_coded_eval()
+        self.check_secure(
+            self.strategy,
+            self.codec,
+            evaluate_clients=self.evaluate_clients,
+            private=self.noise_multiplier > 0,
+            shared_scale=self.codec_shared_scale,
+        )
         if self.own:
             known = _strategy_settings()
             read = {key: _of_strategy(known, key).read(value) for key, value in self.own}
@@ -351,7 +374,10 @@ def documented_own() -> tuple[SettingDoc, ...]:
 
 
 def _plain_fields() -> tuple[Field[Any], ...]:
-    return tuple(one for one in fields(Settings) if one.name != "own")
+    """The fields in the order of the documentation: those of secure aggregation last."""
+    inherited = {one.name for one in fields(SecureSettings)}
+    plain = [one for one in fields(Settings) if one.name != "own"]
+    return tuple(sorted(plain, key=lambda one: one.name in inherited))
 
 
 @cache

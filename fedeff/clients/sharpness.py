@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import Bounds, minimize
 from torch import nn
 
 from fedeff.clients.data import Samples
@@ -112,6 +111,9 @@ def _climbed(objective: Objective, reach: Vector, start: Vector, iterations: int
         return -value / slope, -gradient * reach / slope
 
     unit = np.ones_like(reach)
+    # Here, not above: SciPy takes a second to load, which every client that is deployed would wait for.
+    from scipy.optimize import Bounds, minimize
+
     found = minimize(
         scaled,
         start / reach,

@@ -5,7 +5,12 @@ from fedeff.report.run import Run
 
 __all__ = ["configuration_section"]
 
-_TABLES = {"": "Run", "config": "Settings", "simulation": "Simulation"}  # of config.toml
+_TABLES = {
+    "": "Run",
+    "config": "Settings",
+    "simulation": "Simulation",
+    "deployment": "Deployment",
+}  # of config.toml
 
 
 def configuration_section(run: Run) -> Section | None:

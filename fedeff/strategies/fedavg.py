@@ -67,8 +67,9 @@ class FedAvg(Strategy):
     `cohort` and `evaluate_clients` are the numbers of clients that train and evaluate in a round,
     None for all. A round waits up to `wait_for_nodes_s` until these and `min_available_nodes` are
     connected; set the latter to the number of clients where they connect one by one, since the draw
-    is reproducible only over the same clients. `fold="workers"` lets engines of fedeff sum each
-    block of clients where it ran: fewer bytes between processes, the same mean up to rounding.
+    is reproducible only over the same clients. Rounds after the first go on with those that are left.
+    `fold="workers"` lets engines of fedeff sum each block of clients where it ran: fewer bytes between
+    processes, the same mean up to rounding.
     `train_config` is sent to clients with every round. FedProx is `train_config={"prox-mu": 0.1}`.
 
     After a round `refused` and `failed` list the train replies that were left out and the clients
@@ -119,6 +120,7 @@ class FedAvg(Strategy):
         self.session = 0  # of the start under way (see `sessions`)
         self.last_round: int | None = None  # of the run under way, where it is known
         self._asked: Asked | None = None
+        self._drew = False  # whether nodes were waited for
 
     def summary(self) -> None:
         """Log what the strategy will do."""
@@ -253,9 +255,15 @@ class FedAvg(Strategy):
         return asked, total
 
     def _draw(self, grid: Grid, size: int | None, server_round: int, purpose: str) -> list[int]:
-        needed = max(self.min_available_nodes, size or 1)
-        nodes = connected_nodes(grid, needed, self.wait_for_nodes_s)
-        wanted = len(nodes) if size is None else size
+        """A seeded draw of `size` nodes, None for all; after the first round those that are left will do."""
+        first, needed = server_round <= 1, max(self.min_available_nodes, size or 1)
+        # A node that has died is waited for once at most, when a run begins or goes on after a stop.
+        waited_for = needed if first or not self._drew else 1
+        nodes = connected_nodes(grid, waited_for, self.wait_for_nodes_s, enough=None if first else 1)
+        self._drew = True
+        wanted = len(nodes) if size is None else min(size, len(nodes))
+        if wanted < (size or 0):
+            _log.warning("round %d: a %s of %d, since no more are connected", server_round, purpose, wanted)
         return draw_cohort(nodes, wanted, seed=self.seed, server_round=server_round, purpose=purpose)
 
     def _messages(

@@ -180,7 +180,7 @@ def read_update(reply: Message, layout: Layout, weighted_by: str) -> Update:
 
 
 def read_metrics(reply: Message, weighted_by: str) -> tuple[float, dict[str, float]]:
-    """The reply's weight and its other single-number metrics; lists are left out.
+    """The reply's weight and its other single-number metrics; lists, NaN and infinity are left out.
 
     Raises:
         ReplyError: if there is not exactly one MetricRecord with a positive finite weight.
@@ -192,7 +192,10 @@ def read_metrics(reply: Message, weighted_by: str) -> tuple[float, dict[str, flo
     return weight, {
         name: value
         for name, value in record.items()
-        if name != weighted_by and name not in _NOT_METRICS and isinstance(value, int | float)
+        if name != weighted_by
+        and name not in _NOT_METRICS
+        and isinstance(value, int | float)
+        and math.isfinite(value)
     }
 
 

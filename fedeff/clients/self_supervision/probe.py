@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize
 
 from fedeff.core.errors import ConfigError
 
@@ -42,6 +41,9 @@ def fit_probe(features: torch.Tensor, labels: torch.Tensor, classes: int, *, dec
     scale = features.double().std(0, correction=0)
     scale[scale < 1e-8] = 1.0  # a dead feature tells nothing, at any scale
     inputs = (features.double() - centre) / scale
+    # Here, not above: SciPy takes a second to load, which every client that is deployed would wait for.
+    from scipy.optimize import minimize
+
     found = minimize(
         lambda flat: _penalised_loss(flat, inputs, labels, decay),
         np.zeros((inputs.shape[1] + 1) * classes),
