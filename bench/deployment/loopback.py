@@ -113,13 +113,18 @@ def loopback(folder: Path, clients: int, way: Way, mark: str = "") -> Iterator[L
             _started(_superlink(link, folder), folder / "superlink.log", environment, said_by_link)
         )
         _wait_for(link)
+        nodes = []
         for partition, port in enumerate(ports):
             command = _supernode(port, link, f"partition-id={partition} num-partitions={clients}")
             if way.prompt_clients:
                 command = prompt_supernode(command)
             log = folder / f"supernode-{partition}.log"
-            running.enter_context(_started(command, log, environment, said[partition]))
-        yield Loopback(folder, said, mark)
+            nodes.append(running.enter_context(_started(command, log, environment, said[partition])))
+        try:
+            yield Loopback(folder, said, mark)
+        finally:
+            for node in nodes:  # all at once: each takes its time
+                node.terminate()
 
 
 def _environment(folder: Path, poll_s: float | None, mark: str) -> dict[str, str]:
@@ -194,6 +199,7 @@ def _listen(lines: IO[str], log: Path, said: list[Said]) -> None:
             now_s = time.time()
             said.append(Said(now_s, line))
             kept.write(f"{now_s:.3f} {line}")
+            kept.flush()
 
 
 def _free_ports(count: int) -> list[int]:
