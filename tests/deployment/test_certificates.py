@@ -20,7 +20,6 @@ from fedeff.deployment.certificates import (
     renew_server_certificate,
 )
 
-NOW = datetime.now(UTC)
 ALWAYS = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -30,15 +29,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "certificates"
 
 
-def verified(folder: Path, host: str, authority: Path | None = None, now: datetime = NOW) -> bool:
-    """Whether a client that trusts the authority takes the server for the host."""
+def verified(folder: Path, host: str, authority: Path | None = None) -> bool:
+    """Whether a client that trusts the authority takes the server for the host, at this moment."""
     trusted = x509.load_pem_x509_certificate((authority or folder / "ca.crt").read_bytes())
     server = x509.load_pem_x509_certificate((folder / "server.crt").read_bytes())
     try:
         subject: x509.DNSName | x509.IPAddress = x509.IPAddress(ip_address(host))
     except ValueError:
         subject = x509.DNSName(host)
-    verifier = PolicyBuilder().store(Store([trusted])).time(now).build_server_verifier(subject)
+    verifier = PolicyBuilder().store(Store([trusted])).time(datetime.now(UTC)).build_server_verifier(subject)
     try:
         verifier.verify(server, [])
     except x509.verification.VerificationError:
@@ -110,7 +109,7 @@ def test_a_renewed_certificate_is_another_one_of_the_same_authority(folder: Path
 
 
 def test_an_expired_certificate_is_refused_by_nodes_and_said_to_have_expired(folder: Path) -> None:
-    renew_server_certificate(folder, days=5, now=NOW - timedelta(days=6))
+    renew_server_certificate(folder, days=5, now=datetime.now(UTC) - timedelta(days=6))
     assert not verified(folder, "localhost")
     expired = read_certificate(folder / "server.crt")
     assert expired.days_left() < 0
@@ -127,13 +126,13 @@ def test_a_warning_comes_in_the_last_thirty_days(folder: Path, days: int, warned
 
 
 def test_an_expired_authority_renews_nothing(tmp_path: Path) -> None:
-    make_certificates(tmp_path, now=NOW - timedelta(days=3651))
+    make_certificates(tmp_path, now=datetime.now(UTC) - timedelta(days=3651))
     with pytest.raises(ConfigError, match=r"has expired.*--force"):
         renew_server_certificate(tmp_path)
 
 
 def test_a_server_certificate_does_not_outlive_its_authority(tmp_path: Path) -> None:
-    make_certificates(tmp_path, now=NOW - timedelta(days=3640))
+    make_certificates(tmp_path, now=datetime.now(UTC) - timedelta(days=3640))
     renew_server_certificate(tmp_path, days=365)
     assert (
         read_certificate(tmp_path / "server.crt").expires_at
