@@ -9,12 +9,12 @@ The reference is the same run on the inline engine.
 """
 
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from apps.killing import left_by, to_its_end
 from apps.loopback import LoopbackGrid, keys_for
 from flwr.app import Context, RecordDict
 
@@ -28,7 +28,7 @@ from fedeff.app.runtime import Runtime
 from fedeff.app.server import server_app
 from fedeff.app.settings import Settings
 
-KILLED, CLIENTS = 9, 4
+CLIENTS = 4
 SETTINGS = Settings(
     dataset="digits",
     model="mlp",
@@ -43,47 +43,17 @@ SETTINGS = Settings(
 )
 
 
-def kill_at(operation: int, folder: Path) -> None:
-    """Arm this process: it ends at the given operation, counted from 1, on any file in the folder."""
-    seen, inside = 0, str(folder)
-
-    def watch(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal seen
-        writes = event in ("os.rename", "os.remove", "os.truncate") or (
-            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        )
-        if writes and str(arguments[0]).startswith(inside):
-            seen += 1
-            if seen == operation:
-                os._exit(KILLED)
-
-    sys.addaudithook(watch)
-
-
 def attempt(root: Path, settings: Settings, operation: int | None) -> bool:
     """Begin the run, or go on with it, in a child; whether it came to its end."""
-    child = os.fork()
-    if child == 0:
-        if operation is not None:
-            kill_at(operation, root)
+
+    def work() -> None:
         fedeff.app.deployed.is_deployed = lambda grid: True
         RunFolder.write_report = lambda self: self.report_file  # drawn elsewhere
         config = replace(settings, run_folder=str(root / "run")).run_config()
         grid = LoopbackGrid(ConfiguredClientApp(), CLIENTS, config, root / "nodes")
         server_app(on_round=lambda record: None)(grid, Context(grid.run_id, 1, {}, RecordDict(), config))
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, KILLED), status
-    return status == 0
 
-
-def left_by(folder: Path) -> list[object]:
-    """What a run leaves, without wall time: its checkpoints' bytes and its records."""
-    checkpoints = {file.name: file.read_bytes().hex() for file in sorted((folder / "checkpoints").iterdir())}
-    records = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-    for record in records:
-        del record["wall_s"], record["wall_s_total"]
-    return [checkpoints, records, json.loads((folder / "summary.json").read_text())["status"]]
+    return to_its_end(work, root, operation)
 
 
 def main() -> None:

@@ -7,11 +7,11 @@ With SPACING above 0 one run is killed again and again, that many operations aft
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
 import torch
+from apps.killing import left_by, to_its_end
 
 # All that a run imports, here and once: the children inherit it.
 import fedeff.app.client
@@ -22,7 +22,6 @@ from fedeff.app.run_folder import RunFolder, is_run
 from fedeff.app.runtime import Runtime
 from fedeff.app.settings import Settings
 
-KILLED = 9
 PLAN = Plan(
     Settings(
         dataset="digits",
@@ -38,44 +37,14 @@ PLAN = Plan(
 )
 
 
-def kill_at(operation: int, folder: Path) -> None:
-    """Arm this process: it ends at the given operation, counted from 1, on the folder's files."""
-    seen, inside = 0, str(folder)
-
-    def watch(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal seen
-        writes = event in ("os.rename", "os.remove", "os.truncate") or (
-            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        )
-        if writes and str(arguments[0]).startswith(inside):
-            seen += 1
-            if seen == operation:
-                os._exit(KILLED)
-
-    sys.addaudithook(watch)
-
-
 def attempt(folder: Path, operation: int | None) -> bool:
     """Begin the run, or go on with it, in a child; whether it came to its end."""
-    child = os.fork()
-    if child == 0:
-        if operation is not None:
-            kill_at(operation, folder)
+
+    def work() -> None:
         RunFolder.write_report = lambda self: self.report_file  # drawn elsewhere
         continue_run(RunFolder.open(folder)) if is_run(folder) else simulate(PLAN, folder)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, KILLED), status
-    return status == 0
 
-
-def left_by(folder: Path) -> list[object]:
-    """What a run leaves, without wall time: its checkpoints' bytes and its records."""
-    checkpoints = {file.name: file.read_bytes().hex() for file in sorted((folder / "checkpoints").iterdir())}
-    records = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-    for record in records:
-        del record["wall_s"], record["wall_s_total"]
-    return [checkpoints, records, json.loads((folder / "summary.json").read_text())["status"]]
+    return to_its_end(work, folder, operation)
 
 
 def main() -> None:

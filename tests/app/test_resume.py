@@ -1,6 +1,7 @@
 """A run that is killed anywhere and resumed ends in the same bytes as one that is not."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,11 @@ pytestmark = pytest.mark.usefixtures("no_report")
 def killed(folder: Path, spacing: int) -> dict:
     script = Path(__file__).with_name("killed_run.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(folder), str(spacing)], capture_output=True, text=True, check=False
+        [sys.executable, str(script), str(folder), str(spacing)],
+        env=os.environ | {"PYTHONPATH": str(script.parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
