@@ -162,4 +162,8 @@ def _watched(
         highlight=False,
     )
     with watching(console, path.name, plan.settings.num_server_rounds) as watch:
-        return run(watch)
+        folder = run(watch)
+    summary = folder.summary()
+    if summary is not None and summary.status == "stopped":
+        console.print(f"{path.name} stopped: {summary.reason}", highlight=False, markup=False)
+    return folder

@@ -117,11 +117,11 @@ def _tiles(run: Run) -> tuple[Tile, ...]:
     rounds, last = _trained(run), run.rounds[-1] if run.rounds else RoundRecord(0)
     planned = run.setting("num-server-rounds")
     of_planned = f"of {planned} planned" if isinstance(planned, int) and planned != len(rounds) else ""
-    stopped = "target reached" if run.summary.status == "stopped" else of_planned
+    ending = run.summary.reason if run.summary.status == "stopped" else of_planned
     per_round = max(1, len(rounds))
     tiles = [
         _accuracy_tile(run),
-        Tile("Rounds", f"{len(rounds):,}", run.summary.reason if stopped == "target reached" else stopped),
+        Tile("Rounds", f"{len(rounds):,}", ending),
         Tile("Uplink", *_bytes_and_mean(last.uplink_bytes_total, per_round)),
         Tile("Downlink", *_bytes_and_mean(last.downlink_bytes_total, per_round)),
         Tile(

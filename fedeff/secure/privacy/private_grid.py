@@ -72,7 +72,7 @@ class PrivateGrid(PassingGrid):
     def measures(self) -> Mapping[str, float]:
         """What goes on record of a round."""
         epsilon = self.account.epsilon
-        return {"epsilon": epsilon, "delta": self.account.delta} if math.isfinite(epsilon) else {}
+        return {"epsilon": epsilon} if math.isfinite(epsilon) else {}
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Refused: replies that are pulled one by one are no sum."""
