@@ -189,6 +189,7 @@ def test_the_target_accuracy_stops_a_run(fedeff):
     )
     assert status == 0
     assert sum("  round " in line for line in out) == 1
+    assert any("run stopped: reached the target accuracy 0.05 in round 1" in line for line in out)
 
 
 @pytest.mark.parametrize(
