@@ -1,8 +1,11 @@
 """What a setting may be: a sentence for people and a test for values, side by side."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field
 from typing import Any, TypeVar
+
+from fedeff.core.errors import ConfigError, unknown_name
 
 __all__ = [
     "Allowed",
@@ -13,13 +16,19 @@ __all__ = [
     "at_least_or",
     "below",
     "between",
+    "checked",
+    "default_of",
     "inside",
+    "key_of",
     "one_of",
     "setting",
     "switch",
 ]
 
+Value = bool | int | float | str
 T = TypeVar("T", bool, int, float, str)
+
+_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 @dataclass(frozen=True)
@@ -89,3 +98,28 @@ def setting(default: T, meaning: str, allowed: Allowed) -> T:
     """A dataclass field that carries its documentation and its test."""
     made: T = field(default=default, metadata={"meaning": meaning, "allowed": allowed})
     return made
+
+
+def key_of(one: Field[Any]) -> str:
+    """The setting's key in a run config: `learning-rate` of the field `learning_rate`."""
+    return one.name.replace("_", "-")
+
+
+def default_of(one: Field[Any]) -> Value:
+    """What the setting is where it is not given."""
+    default: Any = one.default
+    given: Value = default
+    return given
+
+
+def checked(one: Field[Any], value: object) -> Value:
+    """`value` in the field's type, whole numbers taken for floats; `ConfigError` if it will not do."""
+    kind, allowed = type(default_of(one)), one.metadata["allowed"]
+    seen = float(value) if kind is float and type(value) is int else value
+    if type(seen) is not kind or (isinstance(seen, float) and not math.isfinite(seen)):
+        raise ConfigError(f"{key_of(one)} = {value!r} is not {_TYPE_NAMES[kind]}; allowed: {allowed.text}")
+    if not allowed.holds(seen):
+        if allowed.names:
+            raise unknown_name(key_of(one), str(seen), allowed.names)
+        raise ConfigError(f"{key_of(one)} = {value!r} is not possible; allowed: {allowed.text}")
+    return seen

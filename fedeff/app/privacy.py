@@ -7,11 +7,10 @@ from dataclasses import replace
 from flwr.serverapp import Grid
 
 from fedeff.app.settings import Settings
-from fedeff.core.errors import ConfigError
 from fedeff.core.records import Exchange
 from fedeff.secure.privacy import GaussianSum, Participation, PrivateGrid
 
-__all__ = ["check_privacy", "private_grid_of", "recorded_by"]
+__all__ = ["private_grid_of", "recorded_by"]
 
 Record = Callable[[Exchange], None]
 
@@ -34,21 +33,3 @@ def recorded_by(settings: Settings, add: Record) -> Record:
     if not settings.noise_multiplier:
         return add
     return lambda exchange: add(replace(exchange, metrics={}, worst_tenth={}))
-
-
-def check_privacy(settings: Settings) -> None:
-    """Raise ConfigError where something else that the settings ask for would not be private."""
-    if not settings.noise_multiplier:
-        return
-    Participation(settings.noise_multiplier, settings.privacy_delta)
-    if settings.codec_shared_scale:
-        raise ConfigError(
-            "codec-shared-scale = true with noise: the largest scale of the clients is not private; "
-            "set -c codec-shared-scale=false"
-        )
-    if settings.evaluate_clients:
-        raise ConfigError(
-            f"evaluate-clients = {settings.evaluate_clients} with noise-multiplier = "
-            f"{settings.noise_multiplier:g}: what clients say of the model is not private; "
-            "set -c evaluate-clients=0"
-        )

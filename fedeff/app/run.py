@@ -35,7 +35,6 @@ class Plan:
         """
         from fedeff.app.client import training_of
         from fedeff.app.coding import check_down_codec
-        from fedeff.app.privacy import check_privacy
         from fedeff.app.server import strategy_of
         from fedeff.app.versions import plan_of, sparsity_of
         from fedeff.app.workload import new_model, resolved, shares_of
@@ -51,7 +50,6 @@ class Plan:
         if sparsity and plan_of(settings):
             sparsity.penalty(model)
         check_down_codec(settings, model)
-        check_privacy(settings)
         shares_of(settings, self.runtime.clients)
         return replace(self, settings=settings.complete()), notices
 

@@ -4,7 +4,6 @@ Keys are Flower's kebab-case (`learning-rate`), set in `[tool.flwr.app.config]` 
 `-c key=value`. An unknown key, a wrong type or an impossible value is a `ConfigError` of one line.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields, replace
 from functools import cache
@@ -18,11 +17,15 @@ from fedeff.app.allowed import (
     at_least_or,
     below,
     between,
+    checked,
+    default_of,
     inside,
+    key_of,
     one_of,
     switch,
 )
 from fedeff.app.allowed import setting as _setting
+from fedeff.app.privacy_settings import PrivacySettings
 from fedeff.app.secure_settings import SecureSettings
 from fedeff.core.errors import ConfigError, unknown_name
 
@@ -35,11 +38,10 @@ Value = bool | int | float | str
 
 # Of strategies, but for runtimes whose clients come and go: a simulation has them all from the start.
 _NOT_OF_RUNS = {"min-available-nodes", "wait-for-nodes-s"}
-_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 @dataclass(frozen=True)
-class Settings(SecureSettings):
+class Settings(SecureSettings, PrivacySettings):
     """What the built-in app does, apart from where and on how many clients it runs.
 
     >>> Settings.from_run_config({"cohort": 10, "learning-rate": 0.1}).cohort
@@ -210,17 +212,6 @@ class Settings(SecureSettings):
     down_difference: bool = _setting(
         False, "the server codes what changed since a client was sent an array", switch()
     )
-    noise_multiplier: float = _setting(
-        0.0, "noise on the sum of clipped updates, over the clipping norm; 0 for no privacy", at_least(0)
-    )
-    clipping_norm: float = _setting(1.0, "L2 norm that updates are clipped to under noise", above(0))
-    privacy_delta: float = _setting(1e-5, "delta at which epsilon is told", inside(0, 1))
-    max_epsilon: float = _setting(
-        0.0, "the run ends before a client's epsilon is above it, 0 for never", at_least(0)
-    )
-    privacy_noise: str = _setting(
-        "secret", "where noise is from; seeded noise repeats, and hides nothing", one_of("secret", "seeded")
-    )
     device: str = _setting("cpu", "where clients train", anything("cpu, cuda, cuda:0, ..."))
     seed: int = _setting(0, "of every random draw", at_least(0))
     evaluate_every: int = _setting(1, "rounds between evaluations of the global model", at_least(1))
@@ -253,7 +244,7 @@ class Settings(SecureSettings):
 
     def __post_init__(self) -> None:
         for one in _plain_fields():
-            object.__setattr__(self, one.name, _checked(one, getattr(self, one.name)))
+            object.__setattr__(self, one.name, checked(one, getattr(self, one.name)))
         from fedeff.data import parse_scheme  # here, since help and errors need no NumPy
 
         parse_scheme(self.partition)
@@ -266,6 +257,7 @@ class Settings(SecureSettings):
             private=self.noise_multiplier > 0,
             shared_scale=self.codec_shared_scale,
         )
+        self.check_privacy(evaluate_clients=self.evaluate_clients, shared_scale=self.codec_shared_scale)
         if self.own:
             known = _strategy_settings()
             read = {key: _of_strategy(known, key).read(value) for key, value in self.own}
@@ -308,14 +300,14 @@ class Settings(SecureSettings):
         Raises:
             ConfigError: for an unknown key, a wrong type, or a value out of range.
         """
-        names = {_key(one): one.name for one in _plain_fields()}
+        names = {key_of(one): one.name for one in _plain_fields()}
         own = tuple((key, value) for key, value in run_config.items() if key not in names)
         given: dict[str, Any] = {names[key]: value for key, value in run_config.items() if key in names}
         return cls(**given, own=own)
 
     def run_config(self) -> dict[str, Value]:
         """Every setting by its kebab-case key, as Flower's run config holds it; of strategies those given."""
-        return {_key(one): getattr(self, one.name) for one in _plain_fields()} | dict(self.own)
+        return {key_of(one): getattr(self, one.name) for one in _plain_fields()} | dict(self.own)
 
     def changed(self) -> dict[str, Value]:
         """The settings that differ from the defaults, by kebab-case key, and those given to strategies."""
@@ -359,7 +351,7 @@ class SettingDoc:
 def documented() -> tuple[SettingDoc, ...]:
     """Every setting that is no strategy's own, with its default, meaning and allowed values."""
     return tuple(
-        SettingDoc(_key(one), _default(one), one.metadata["meaning"], one.metadata["allowed"].text)
+        SettingDoc(key_of(one), default_of(one), one.metadata["meaning"], one.metadata["allowed"].text)
         for one in _plain_fields()
     )
 
@@ -374,8 +366,8 @@ def documented_own() -> tuple[SettingDoc, ...]:
 
 
 def _plain_fields() -> tuple[Field[Any], ...]:
-    """The fields in the order of the documentation: those of secure aggregation last."""
-    inherited = {one.name for one in fields(SecureSettings)}
+    """The fields in the order of the documentation: those that are inherited last."""
+    inherited = {one.name for part in (SecureSettings, PrivacySettings) for one in fields(part)}
     plain = [one for one in fields(Settings) if one.name != "own"]
     return tuple(sorted(plain, key=lambda one: one.name in inherited))
 
@@ -390,35 +382,12 @@ def _specs() -> "dict[str, StrategySpec]":
 @cache
 def _strategy_settings() -> "dict[str, Setting]":
     """The settings that are no fields of `Settings`, by key, of all strategies."""
-    plain = {_key(one) for one in _plain_fields()}
+    plain = {key_of(one) for one in _plain_fields()}
     settings = [setting for spec in _specs().values() for setting in spec.settings]
     return {setting.key: setting for setting in settings if setting.key not in plain | _NOT_OF_RUNS}
 
 
 def _of_strategy(known: "dict[str, Setting]", key: str) -> "Setting":
     if key not in known:
-        raise unknown_name("setting", key, [*map(_key, _plain_fields()), *known])
+        raise unknown_name("setting", key, [*map(key_of, _plain_fields()), *known])
     return known[key]
-
-
-def _key(one: Field[Any]) -> str:
-    return one.name.replace("_", "-")
-
-
-def _default(one: Field[Any]) -> Value:
-    default: Any = one.default
-    given: Value = default
-    return given
-
-
-def _checked(one: Field[Any], value: object) -> Value:
-    """`value` in the field's type, whole numbers taken for floats; `ConfigError` if it will not do."""
-    kind, allowed = type(_default(one)), one.metadata["allowed"]
-    seen = float(value) if kind is float and type(value) is int else value
-    if type(seen) is not kind or (isinstance(seen, float) and not math.isfinite(seen)):
-        raise ConfigError(f"{_key(one)} = {value!r} is not {_TYPE_NAMES[kind]}; allowed: {allowed.text}")
-    if not allowed.holds(seen):
-        if allowed.names:
-            raise unknown_name(_key(one), str(seen), allowed.names)
-        raise ConfigError(f"{_key(one)} = {value!r} is not possible; allowed: {allowed.text}")
-    return seen

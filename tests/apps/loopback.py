@@ -60,14 +60,14 @@ class LoopbackGrid(Grid):
         self._contexts[node] = Context(self.run_id, node, config, RecordDict(), self._run_config)
 
     def set_run(self, run: object) -> None:
-        raise NotImplementedError
+        raise AssertionError("the grid's run is its own, nobody sets it")
 
     @property
     def run(self) -> object:
         return new_run(self.run_id)
 
     def create_message(self, *arguments: object, **options: object) -> Message:
-        raise NotImplementedError
+        raise AssertionError("messages are made by `Message`, as Flower advises")
 
     def get_node_ids(self) -> list[int]:
         return [node for node, one in self._contexts.items() if self._partition(one) not in self.gone]
