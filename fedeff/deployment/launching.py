@@ -1,5 +1,7 @@
 """Bringing a site up, taking it down, and having one for the length of a block."""
 
+import fcntl
+import os
 import secrets
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from fedeff.deployment.supervised import end_of
 __all__ = ["bring_up", "is_up", "running", "take_down"]
 
 _LOOK_S = 0.1
+_LOCK = "up.lock"
 _PATIENCE_S = 20.0  # with a supervisor that ends its processes
 _REST_S = 3.0  # with what is left after that
 
@@ -49,13 +52,19 @@ def bring_up(
         DeploymentError: if something ends at its start; everything is down again then.
     """
     asked = Site(folder, clients, tls, auth, prompt, port, metrics_port)
+    make_private_folder(folder)
+    with _alone(folder):
+        return _brought_up(folder, asked)
+
+
+def _brought_up(folder: Path, asked: Site) -> Site:
     before = Site.read(folder) if asked.file.exists() else asked
     if is_up(before):
         raise ConfigError(f"the site {folder} is up already; end it with: fedeff deploy down --site {folder}")
     take_down(before)  # what a killed supervisor may have left
     _check(asked)
     _make_missing(asked)
-    site = asked.but(port=port or free_port(), token=secrets.token_hex(8), phase="starting")
+    site = asked.but(port=asked.port or free_port(), token=secrets.token_hex(8), phase="starting")
     site.write()
     write_connection(site)
     try:
@@ -110,6 +119,20 @@ def running(
         yield site
     finally:
         take_down(Site.read(folder))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While this lasts no other process brings the site up; a kill ends it, too."""
+    with os.fdopen(os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"the site {folder} is being brought up by another process; wait for it, or choose another "
+                "--site"
+            ) from error
+        yield
 
 
 def _check(site: Site) -> None:

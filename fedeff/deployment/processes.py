@@ -8,7 +8,7 @@ import psutil
 
 from fedeff.deployment.site import ProcessRecord
 
-__all__ = ["MARK", "descendants", "end", "family", "found", "marked", "started_at_s"]
+__all__ = ["MARK", "descendants", "end", "family", "found", "marked", "runs", "started_at_s"]
 
 MARK = "FEDEFF_SITE_TOKEN"  # in the environment of every process of a site and of whatever it starts
 _CLOCK_S = 2.0  # the start in seconds since 1970 moves when the clock of the machine is set
@@ -75,11 +75,11 @@ def end(processes: Iterable[psutil.Process], patience_s: float) -> list[psutil.P
         with suppress(psutil.NoSuchProcess):
             process.kill()
     _, left = psutil.wait_procs(left, patience_s)
-    return [process for process in left if _runs(process)]
+    return [process for process in left if runs(process)]
 
 
-def _runs(process: psutil.Process) -> bool:
-    # A zombie is dead; it is listed until its parent asks for its exit status.
+def runs(process: psutil.Process) -> bool:
+    """Whether it does; a zombie is dead, though listed until its parent asks for its exit status."""
     with suppress(psutil.NoSuchProcess):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False

@@ -16,6 +16,8 @@ from fedeff.deployment.site import ProcessRecord
 
 __all__ = ["Supervised", "end_of"]
 
+_FIND_S = 1.0
+_PATIENCE_S = 5.0
 _LINES = 3
 _LOOKED_AT_BYTES = 8192
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -27,7 +29,9 @@ class Supervised:
     """A command, and the process that runs it at the moment.
 
     `command` is asked for the command line and its port at each start: another port where the old one
-    was the trouble. What the process says is appended to `says`.
+    was the trouble. What the process says is appended to `says`. With `by_child` the process does its work
+    by a child that it starts once and does not miss, as SuperLink and SuperNode do by a SuperExec: when that
+    is gone, the process is ended and started again.
     """
 
     def __init__(
@@ -38,11 +42,16 @@ class Supervised:
         environment: Mapping[str, str],
         rule: RestartRule = RestartRule(),  # noqa: B008, a frozen value
         clock: Callable[[], float] = time.monotonic,
+        *,
+        by_child: bool = False,
     ) -> None:
         self.name, self.says = name, says
         self.given_up = False
         self._command, self._environment, self._rule, self._clock = command, dict(environment), rule, clock
         self._process: subprocess.Popen[bytes] | None = None
+        self._by_child = by_child
+        self._child: psutil.Process | None = None
+        self._looked_s = 0.0
         self._record = ProcessRecord(name, 0, 0.0)
         self._restarts = self._deaths = self._said_before = 0
         self._started_s = self._due_s = 0.0
@@ -77,7 +86,7 @@ class Supervised:
                 stderr=out,
                 start_new_session=True,
             )
-        self._started_s = self._clock()
+        self._started_s, self._child = self._clock(), None
         pid = self._process.pid
         self._record = ProcessRecord(self.name, pid, processes.started_at_s(pid), port, self._restarts)
         log.info("%s started: pid %d, port %d", self.name, pid, port)
@@ -87,6 +96,10 @@ class Supervised:
         if self.given_up:
             return False
         if self._process is not None:
+            if self.exit_code is None and self._by_child and self._child_is_gone():
+                log.warning("%s goes on, but what worked for it (pid %d) is gone", self.name, self._child_pid)
+                processes.end(self.family(), _PATIENCE_S)
+                self._process.wait()
             return self.exit_code is not None and self._died()
         if self._clock() < self._due_s:
             return False
@@ -104,6 +117,19 @@ class Supervised:
         """The process and all it started, as far as they run."""
         here = processes.found(self._record)
         return processes.family([here]) if here else []
+
+    @property
+    def _child_pid(self) -> int:
+        return self._child.pid if self._child else 0
+
+    def _child_is_gone(self) -> bool:
+        """Whether the child was there before and is not now; found once, as that looks at all processes."""
+        if self._child is not None:
+            return not processes.runs(self._child)
+        if self._clock() - self._looked_s >= _FIND_S and (here := processes.found(self._record)):
+            self._looked_s = self._clock()
+            self._child = next(iter(here.children()), None)
+        return False
 
     def _died(self) -> bool:
         self._deaths = self._rule.deaths_in_a_row(self._deaths, self._clock() - self._started_s)

@@ -48,9 +48,16 @@ class Supervisor:
             lambda: (superlink_command(self.site), self.site.port),
             site.log("superlink"),
             surroundings,
+            by_child=True,
         )
         self._nodes = [
-            Supervised(f"node-{n}", partial(self._node_command, n), site.log(f"node-{n}"), surroundings)
+            Supervised(
+                f"node-{n}",
+                partial(self._node_command, n),
+                site.log(f"node-{n}"),
+                surroundings,
+                by_child=not site.prompt,  # prompt clients come and go
+            )
             for n in range(site.clients)
         ]
 

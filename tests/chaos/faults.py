@@ -15,7 +15,7 @@ from fedeff.app.deployed import server_process
 from fedeff.app.run_folder import RunFolder
 from fedeff.deployment import Site
 
-SUPERNODE, SERVERAPP = "SuperNode", "ServerApp"
+SUPERNODE, SERVERAPP, SUPERLINK = "SuperNode", "ServerApp", "SuperLink"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def strike(site: Site, folder: RunFolder, kind: str, node: int, toll: Toll) -> b
 def weigh(site: Site, folder: RunFolder, toll: Toll) -> None:
     """Note how much memory SuperLink, ServerApp and SuperNodes have now."""
     server_round = rounds_done(folder)
-    pids = {("SuperLink", _recorded(site, "superlink"))}
+    pids = {(SUPERLINK, _recorded(site, "superlink"))}
     pids |= {(SUPERNODE, _recorded(site, f"node-{number}")) for number in range(site.clients)}
     if (server := server_process(folder)) is not None:
         pids.add((SERVERAPP, server.pid))
@@ -104,7 +104,7 @@ def _pid(site: Site, folder: RunFolder, kind: str, node: int) -> int | None:
     if kind == SERVERAPP:
         process = server_process(folder)
         return None if process is None else process.pid
-    return _recorded(site, f"node-{node}") or None
+    return _recorded(site, "superlink" if kind == SUPERLINK else f"node-{node}") or None
 
 
 def _recorded(site: Site, name: str) -> int:

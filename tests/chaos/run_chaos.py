@@ -5,7 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from chaos.faults import SERVERAPP, SUPERNODE, Plan
+from chaos.faults import SERVERAPP, SUPERLINK, SUPERNODE, Plan
 from chaos.storm import Storm, check, run_storm
 
 from fedeff.deployment import running
@@ -14,7 +14,7 @@ CLIENTS = 3
 AFTER_ROUND = 5
 MOST_GROWTH_BYTES = 48 * 2**20  # of a process, from two rounds after round 5 (or its start) to its end
 PAGE = Path(__file__).parents[2] / "bench" / "results" / "chaos.md"
-KINDS = (SUPERNODE, SERVERAPP, SUPERNODE, SUPERNODE, SERVERAPP, SUPERNODE, SERVERAPP)
+KINDS = (SUPERNODE, SERVERAPP, SUPERNODE, SUPERNODE, SERVERAPP, SUPERLINK, SUPERNODE)
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
         with running(Path(made) / "site", CLIENTS) as site:
             storm = run_storm(site, Path(made) / "runs", settings, plan, given.limit_s)
         check(storm, given.rounds, CLIENTS)
-        assert set(storm.toll.fired) == {SUPERNODE, SERVERAPP}, storm.toll.fired
+        assert set(storm.toll.fired) == {SUPERNODE, SERVERAPP, SUPERLINK}, storm.toll.fired
         page = page_of(storm, given)
     print(page)
     grown = {kind: most for kind, (_, most) in storm.toll.growth(AFTER_ROUND).items()}
@@ -63,12 +63,13 @@ def page_of(storm: Storm, given: argparse.Namespace) -> str:
         "",
         f"`make chaos`: a SuperLink and {CLIENTS} SuperNodes on loopback, {given.rounds} rounds of fedlama "
         f"(seed {given.seed}). Processes are killed by SIGKILL at moments drawn from the seed; "
-        "the site's supervisor starts SuperNodes again, `fedeff deploy run --resume` the run.",
+        "the site's supervisor starts SuperLink and SuperNodes again, `fedeff deploy run --resume` the run.",
         "",
         "| | |",
         "| --- | --- |",
         f"| SuperNodes killed | {toll.fired[SUPERNODE]} |",
         f"| ServerApps killed | {toll.fired[SERVERAPP]} |",
+        f"| SuperLinks killed | {toll.fired[SUPERLINK]} |",
         f"| resumed | {storm.resumes} times |",
         f"| rounds on record | {len(records)} of {given.rounds}, each once |",
         f"| rounds that lost a client | {len(lost)}: {', '.join(map(str, lost)) or 'none'} |",

@@ -7,10 +7,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos.faults import SERVERAPP, Plan, Toll, rounds_done, strike, weigh
+from chaos.faults import SERVERAPP, SUPERLINK, Plan, Toll, rounds_done, strike, weigh
 
 from fedeff.app.run_folder import RunFolder
 from fedeff.deployment import Site
+from fedeff.deployment.ports import answers
 
 NAME = "chaos"
 _TICK_S, _WEIGH_S = 0.5, 5.0
@@ -35,7 +36,7 @@ def run_storm(site: Site, out: Path, settings: dict[str, object], plan: Plan, li
     folder, toll, faults = RunFolder(out / NAME), Toll(), plan.faults(site.clients)
     began_s = time.monotonic()
     log = out / "attempts.log"
-    resumes, struck_round, due_s = 0, 0, time.monotonic() + faults[0][0]
+    resumes, struck_round, excused, due_s = 0, 0, False, time.monotonic() + faults[0][0]
     process = _attempt(site, out, settings, log, resume=False)
     weighed_s = 0.0
     try:
@@ -47,12 +48,17 @@ def run_storm(site: Site, out: Path, settings: dict[str, object], plan: Plan, li
                 if strike(site, folder, kind, node, toll):
                     faults.pop(0)
                     struck, struck_round = kind == SERVERAPP, rounds_done(folder)
+                    excused |= kind == SUPERLINK  # the run may end with it, at once or later
                     due_s = time.monotonic() + (faults[0][0] if faults else 0)
             if now_s - weighed_s >= _WEIGH_S:
                 weigh(site, folder, toll)
                 weighed_s = now_s
             if struck:
                 assert process.wait(120) == 1, f"exit status {process.returncode}\n{_end(log)}"
+            elif process.poll() == 1 and excused:
+                struck, excused = True, False
+                _await_link(site)
+            if struck:
                 resumes += 1
                 process = _attempt(site, out, settings, log, resume=True)
             elif process.poll() is not None:
@@ -92,6 +98,14 @@ def _attempt(
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=os.environ | {"COLUMNS": "200"}
         )
+
+
+def _await_link(site: Site) -> None:
+    """Wait until the supervisor has started the SuperLink again."""
+    ends_s = time.monotonic() + 120
+    while not answers(Site.read(site.folder)):
+        assert time.monotonic() < ends_s, "the SuperLink is not started again"
+        time.sleep(_TICK_S)
 
 
 def _end(log: Path) -> str:

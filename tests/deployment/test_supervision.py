@@ -118,6 +118,36 @@ def test_a_killed_process_comes_back_under_another_pid(supervise) -> None:
     assert processes.found(first) is None
 
 
+def test_a_process_that_lost_its_child_is_ended_and_started_again(supervise) -> None:
+    """A SuperLink without its SuperExec answers, and nothing ever runs."""
+    clock = Clock()
+    one = supervise(HAS_FAMILY, rule=RestartRule(first_wait_s=0), clock=clock, by_child=True)
+    first = one.record
+    until(lambda: len(one.family()) == 3)
+    clock.now_s += 1
+    assert not one.watch()  # the child is known from here on
+    child = psutil.Process(first.pid).children()[0]
+    child.kill()
+    until(one.watch)
+    assert processes.found(first) is None
+    until(one.watch)
+    assert one.record.pid not in (0, first.pid)
+    until(lambda: len(one.family()) == 3)
+    clock.now_s += 1
+    assert not one.watch()
+
+
+def test_a_process_whose_child_is_its_own_business_goes_on_without(supervise) -> None:
+    clock = Clock()
+    one = supervise(HAS_FAMILY, clock=clock)
+    until(lambda: len(one.family()) == 3)
+    clock.now_s += 1
+    assert not one.watch()
+    psutil.Process(one.record.pid).children()[0].kill()
+    clock.now_s += 1
+    assert not one.watch()
+
+
 def test_what_was_given_up_is_not_started_again(supervise) -> None:
     one = supervise(SLEEPS, rule=RestartRule(first_wait_s=0))
     before = one.record

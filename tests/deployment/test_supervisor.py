@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fedeff.core.errors import ConfigError
 from fedeff.deployment import ProcessRecord, Site, launching, processes, supervisor, take_down
 from fedeff.deployment.node_keys import make_node_key, mark_revoked, read_node_id
 from fedeff.deployment.restarting import RestartRule
@@ -187,3 +188,14 @@ def test_what_a_killed_supervisor_leaves_is_taken_down(site, link, supervise) ->
     supervisor_would_restart = [one for one in ours if one.is_running()]
     take_down(orphaned)
     assert [one for one in supervisor_would_restart if one.is_running() and one.status() != "zombie"] == []
+
+
+def test_two_cannot_bring_up_one_site_at_once(site, monkeypatch) -> None:
+    def second_up(*_: object) -> Site:
+        with pytest.raises(ConfigError, match="is being brought up by another process"):
+            launching.bring_up(site.folder, 1)
+        return site
+
+    monkeypatch.setattr(launching, "_brought_up", second_up)
+    assert launching.bring_up(site.folder, 1) is site
+    assert launching.bring_up(site.folder, 1) is site  # the lock went with the first
