@@ -32,7 +32,7 @@ def main() -> None:
         "dataset": "digits",
         "model": "mlp",
         "strategy": "fedlama",  # clients keep state between the rounds of a cycle
-        "keep-optimizer": "true",
+        "keep-optimizer": True,
         "optimizer": "adam",
         "learning-rate": 0.001,
         "cohort": CLIENTS,

@@ -92,12 +92,16 @@ def _attempt(
     command = [sys.executable, "-m", "fedeff.cli", "deploy", "run", "--site", str(site.folder)]
     command += ["--out", str(out), "--resume" if resume else "--name", NAME]
     if not resume:
-        command += [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+        command += [word for key, value in settings.items() for word in ("-c", f"{key}={_written(value)}")]
     out.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as said:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=os.environ | {"COLUMNS": "200"}
         )
+
+
+def _written(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _await_link(site: Site) -> None:
