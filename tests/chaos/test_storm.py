@@ -44,9 +44,11 @@ def test_servers_that_are_killed_leave_no_trace_in_the_model(tmp_path):
 @pytest.mark.slow
 def test_a_killed_node_comes_back_and_takes_part(tmp_path):
     plan = Plan(seed=0, shortest_s=0.5, longest_s=2, kinds=(SUPERNODE,))
+    rounds = 2 * ROUNDS  # it is away for two or three
     with running(tmp_path / "site", CLIENTS) as site:
-        storm = run_storm(site, tmp_path / "runs", SETTINGS, plan, limit_s=1200)
-    check(storm, ROUNDS, CLIENTS)
+        settings = SETTINGS | {"num-server-rounds": rounds}
+        storm = run_storm(site, tmp_path / "runs", settings, plan, limit_s=1200)
+    check(storm, rounds, CLIENTS)
     assert storm.toll.fired == {SUPERNODE: 1}
     assert storm.resumes == 0
     assert storm.folder.rounds()[-1].arrived == CLIENTS
