@@ -123,7 +123,9 @@ def _check_task(settings: Settings) -> None:
     wanted = "next-character" if settings.dataset == "shakespeare" else "classify"
     if describe(settings.model).task != wanted:
         fitting = (
-            "gru or lstm" if wanted == "next-character" else "cnn, mlp, resnet20, resnet20-small or logistic"
+            "gru, lstm or transformer"
+            if wanted == "next-character"
+            else "cnn, mlp, resnet20, resnet20-small or logistic"
         )
         raise ConfigError(
             f"model = {settings.model!r} cannot learn dataset = {settings.dataset!r}; use {fitting}"

@@ -12,6 +12,7 @@ from fedeff.models.convolutional import LeNet
 from fedeff.models.linear import Logistic, Perceptron
 from fedeff.models.recurrent import CharacterModel, Gru, Lstm
 from fedeff.models.residual import ResNet20, SmallResNet20
+from fedeff.models.transformer import Transformer
 
 __all__ = ["ModelCard", "build", "describe", "model_names"]
 
@@ -67,6 +68,13 @@ _TABLE = {
         _TEXT,
         "characters, one LSTM layer of 128",
     ),
+    "transformer": _Entry(
+        lambda classes, shape: Transformer(classes, shape[0]),
+        "next-character",
+        90,
+        _TEXT,
+        "characters, two causal attention layers of 128",
+    ),
 }
 
 
@@ -117,3 +125,5 @@ def _check(name: str, entry: _Entry, classes: int, input_shape: Shape) -> None:
     images_only = name in ("cnn", "resnet20", "resnet20-small")
     if images_only and len(input_shape) != 3:
         raise ConfigError(f"model {name!r} reads (channels, height, width), got input shape {input_shape}")
+    if name == "transformer" and len(input_shape) != 1:
+        raise ConfigError(f"model {name!r} reads (length,), got input shape {input_shape}")

@@ -36,7 +36,7 @@ def test_what_is_given_is_kept():
 
 @pytest.mark.parametrize("model", model_names())
 def test_a_model_that_cannot_read_the_data_is_refused(model):
-    reads_text = model in ("gru", "lstm")
+    reads_text = model in ("gru", "lstm", "transformer")
     wrong = Settings(model=model, dataset="digits" if reads_text else "shakespeare", partition="iid")
     if model == "cnn":  # the default: replaced with a notice, not refused
         assert resolved(wrong)[0].model == "gru"

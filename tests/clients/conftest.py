@@ -22,6 +22,7 @@ SHAPES = {
     "logistic": (1, 6, 6),
     "gru": (5,),
     "lstm": (5,),
+    "transformer": (5,),
     "resnet20": (1, 8, 8),
 }
 

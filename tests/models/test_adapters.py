@@ -11,7 +11,7 @@ from fedeff.core.errors import ConfigError
 from fedeff.models import LoRA, build, merge
 from fedeff.models.composed import Composed
 
-NAMES = ["cnn", "resnet20-small", "gru", "lstm", "mlp"]
+NAMES = ["cnn", "resnet20-small", "gru", "lstm", "transformer", "mlp"]
 
 
 def moved(module: nn.Module, seed: int) -> nn.Module:

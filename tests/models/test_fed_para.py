@@ -102,7 +102,7 @@ def test_recurrent_weights_keep_their_variance() -> None:
             assert float(weight.detach().square().mean()) == pytest.approx(float(own), rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet20-small", "gru", "lstm", "logistic"])
+@pytest.mark.parametrize("name", ["cnn", "resnet20-small", "gru", "lstm", "transformer", "logistic"])
 def test_models_are_smaller_and_merge_into_plain_ones(name: str) -> None:
     model, x = built(name), inputs_of(name)
     small = FedPara(rank=2).apply(model)

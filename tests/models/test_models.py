@@ -16,6 +16,7 @@ PARAMETERS = {
     "resnet20-small": 67_906,
     "gru": 69_114,
     "lstm": 87_802,
+    "transformer": 298_330,
 }
 CNN_STATE = {
     "conv1.weight": (16, 1, 5, 5),
@@ -100,7 +101,7 @@ def test_an_unrolled_layer_equals_torchs_own(
     torch.testing.assert_close(layer(x), torch_layer(x)[0])
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm"])
+@pytest.mark.parametrize("name", ["gru", "lstm", "transformer"])
 def test_character_models_look_only_backwards(name: str) -> None:
     _, model = card_model(name)
     tokens = torch.randint(90, (1, 20))
@@ -139,6 +140,7 @@ def test_an_untrained_model_knows_nothing() -> None:
         ("cnn", {"input_shape": (1, 3, 28)}, "at least 4x4"),
         ("mlp", {"input_shape": (1, 0, 28)}, "every dimension"),
         ("mlp", {"classes": 1}, "at least 2"),
+        ("transformer", {"input_shape": (1, 28)}, r"reads \(length,\)"),
     ],
 )
 def test_what_cannot_be_built_is_refused(name: str, settings: dict[str, object], message: str) -> None:

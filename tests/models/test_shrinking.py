@@ -15,7 +15,7 @@ from fedeff.core.errors import ConfigError
 from fedeff.models import Slice, Structure, apply, build, describe, shrink, units_of, what_can_go
 from fedeff.models.normalisation import PartialGroupNorm
 
-SHRINKABLE = ["cnn", "mlp", "resnet20-small", "gru", "lstm", "logistic"]
+SHRINKABLE = ["cnn", "mlp", "resnet20-small", "gru", "lstm", "transformer", "logistic"]
 SEEDS = st.integers(0, 2**32 - 1)
 
 
