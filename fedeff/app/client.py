@@ -5,6 +5,7 @@ from typing import Any, Literal, cast
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fedeff.app.local_privacy import dp_sgd_of, local_privacy_of
 from fedeff.app.objectives import objective_of
 from fedeff.app.secure import secure_mods
 from fedeff.app.settings import Settings
@@ -67,6 +68,7 @@ def training_of(settings: Settings) -> LocalTraining:
         autocast=settings.autocast,
         device=settings.device,
         objective=objective_of(settings),
+        dp_sgd=dp_sgd_of(settings),
     )
 
 
@@ -89,5 +91,6 @@ def client_app_of(given: Settings) -> BlockClientApp:
         seed=settings.seed,
         vectorise=cast(Literal["auto", "always", "never"], settings.vectorise),
         mods=secure_mods(settings),
+        privacy=local_privacy_of(settings),
         penalty=None if sparsity is None else sparsity.remaining,
     )

@@ -25,6 +25,7 @@ from fedeff.app.allowed import (
     switch,
 )
 from fedeff.app.allowed import setting as _setting
+from fedeff.app.local_privacy_settings import LocalPrivacySettings
 from fedeff.app.privacy_settings import PrivacySettings
 from fedeff.app.secure_settings import SecureSettings
 from fedeff.core.errors import ConfigError, unknown_name
@@ -41,7 +42,7 @@ _NOT_OF_RUNS = {"min-available-nodes", "wait-for-nodes-s"}
 
 
 @dataclass(frozen=True)
-class Settings(SecureSettings, PrivacySettings):
+class Settings(SecureSettings, LocalPrivacySettings, PrivacySettings):
     """What the built-in app does, apart from where and on how many clients it runs.
 
     >>> Settings.from_run_config({"cohort": 10, "learning-rate": 0.1}).cohort
@@ -70,7 +71,9 @@ class Settings(SecureSettings, PrivacySettings):
         ),
     )
     model: str = _setting(
-        "cnn", "the network", one_of("cnn", "mlp", "resnet20", "resnet20-small", "gru", "lstm", "logistic")
+        "cnn",
+        "the network",
+        one_of("cnn", "mlp", "resnet20", "resnet20-small", "gru", "lstm", "transformer", "logistic"),
     )
     dataset: str = _setting(
         "auto",
@@ -262,6 +265,7 @@ class Settings(SecureSettings, PrivacySettings):
             known = _strategy_settings()
             read = {key: _of_strategy(known, key).read(value) for key, value in self.own}
             object.__setattr__(self, "own", tuple(sorted(read.items())))
+        self.check_local_privacy(self.run_config())
 
     def _check_coded_eval(self) -> None:
         if not self.coded_eval:
@@ -367,7 +371,9 @@ def documented_own() -> tuple[SettingDoc, ...]:
 
 def _plain_fields() -> tuple[Field[Any], ...]:
     """The fields in the order of the documentation: those that are inherited last."""
-    inherited = {one.name for part in (SecureSettings, PrivacySettings) for one in fields(part)}
+    inherited = {
+        one.name for part in (SecureSettings, LocalPrivacySettings, PrivacySettings) for one in fields(part)
+    }
     plain = [one for one in fields(Settings) if one.name != "own"]
     return tuple(sorted(plain, key=lambda one: one.name in inherited))
 

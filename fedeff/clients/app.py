@@ -18,6 +18,7 @@ from fedeff.clients.coding import codec_mod, coded_block
 from fedeff.clients.curvature import largest_eigenvalue
 from fedeff.clients.data import ClientData, Samples, SampleStore
 from fedeff.clients.evaluation import evaluate
+from fedeff.clients.local_privacy import LocalPrivacy
 from fedeff.clients.loop import train_loop
 from fedeff.clients.messages import Request, read_request
 from fedeff.clients.penalty import Penalty
@@ -52,6 +53,7 @@ def client_app(
     seed: int = 0,
     vectorise: Vectorise = "auto",
     mods: Sequence[Mod] = (),
+    privacy: LocalPrivacy | None = None,
     penalty: Callable[[nn.Module], Penalty | None] | None = None,
 ) -> "BlockClientApp":
     """A ClientApp around local training.
@@ -63,7 +65,8 @@ def client_app(
     `vectorise` says what `run_block` does: "always" trains blocks by `train_block` (ConfigError
     for each client where the model does not allow it), "never" by the plain loop, "auto" by
     whichever is faster for this kind of model. `mods` are Flower mods around every message; with
-    any of them clients go one by one. `penalty(module)` gives a penalty on the weights of a module, such as
+    any of them clients go one by one. `privacy` clips and blurs what each client tells, inside of all
+    mods, in blocks too. `penalty(module)` gives a penalty on the weights of a module, such as
     `Sparsity(...).remaining` does, or None; it is made anew for each structure that a message names, and left
     out where a message says `penalty: false`.
 
@@ -73,7 +76,14 @@ def client_app(
     ...     return ClientData(rng.random((60, 1, 28, 28), np.float32), rng.integers(0, 10, 60))
     >>> app = client_app(lambda: build("mlp"), data, LocalTraining(learning_rate=0.1))
     """
-    return BlockClientApp(model, data, training, seed=seed, vectorise=vectorise, mods=mods, penalty=penalty)
+    return BlockClientApp(
+        *(model, data, training),
+        seed=seed,
+        vectorise=vectorise,
+        mods=mods,
+        privacy=privacy,
+        penalty=penalty,
+    )
 
 
 class BlockClientApp(ClientApp):
@@ -88,9 +98,10 @@ class BlockClientApp(ClientApp):
         seed: int = 0,
         vectorise: Vectorise = "auto",
         mods: Sequence[Mod] = (),
+        privacy: LocalPrivacy | None = None,
         penalty: Callable[[nn.Module], Penalty | None] | None = None,
     ) -> None:
-        super().__init__(mods=list(mods))
+        super().__init__(mods=[*mods, *([privacy] if privacy else [])])
         if vectorise not in _VECTORISE:
             raise unknown_name("value of vectorise", vectorise, _VECTORISE)
         if seed < 0:
@@ -98,7 +109,7 @@ class BlockClientApp(ClientApp):
         self._training = training
         self._models = BuiltModels(model, training.device, penalty)
         self._seed, self._vectorise, self._has_mods = seed, vectorise, bool(mods)
-        self._store = SampleStore(data)
+        self._store, self._privacy = SampleStore(data), privacy
         self._warned = False
         self.train()(self._train_one)
         self.evaluate()(self._evaluate_one)
@@ -123,9 +134,19 @@ class BlockClientApp(ClientApp):
     ) -> list[Message | Exception]:
         results = self._train_in_blocks(messages, contexts) if self._blocks_wanted() else {}
         return [
-            results[position] if position in results else _attempt(self, message, context)
+            self._protected(message, context, results[position])
+            if position in results
+            else _attempt(self, message, context)
             for position, (message, context) in enumerate(zip(messages, contexts, strict=True))
         ]
+
+    def _protected(
+        self, message: Message, context: Context, result: Message | Exception
+    ) -> Message | Exception:
+        """What a block gives, with what the mods do to the replies of clients that go one by one."""
+        if self._privacy is None or not isinstance(result, Message):
+            return result
+        return _attempt(self._privacy.protected, message, context, result)
 
     def _train_one(self, message: Message, context: Context) -> Message:
         turn = self._begin(message, context)

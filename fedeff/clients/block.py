@@ -96,6 +96,8 @@ def _obstacle_of_training(training: LocalTraining) -> str | None:
         return "autocast is on"
     if training.penalty is not None:
         return "it has a penalty, which sees one client's weights at a time"
+    if training.dp_sgd is not None:
+        return "DP-SGD clips the gradient of each row"
     if training.objective is not None:
         return "it has an objective, whose random views are drawn for each client"
     if training.optimizer == "slim-qn":

@@ -29,7 +29,7 @@ from fedeff.grids.instructions import (
 from fedeff.grids.replicas import Arrays, NDArray, Replica, base_of, less, plus
 from fedeff.grids.sending import readable
 
-__all__ = ["codec_mod", "coded_block"]
+__all__ = ["codec_mod", "coded_block", "decoded_content"]
 
 Result = Message | Exception
 RunsBlock = Callable[[Sequence[Message], Sequence[Context]], list[Result]]
@@ -107,7 +107,7 @@ def _opened(message: Message, context: Context) -> _Opened | Message | None:
     if kept.exchange != instruction.after or not instruction.after:
         kept = CodingState()
     held = kept.replica if instruction.builds_on else None
-    content, received = _decoded(message.content, instruction, held)
+    content, received = decoded_content(message.content, instruction, held)
     replica = (held or Replica()).taking(received) if instruction.keep else None
     base: Mapping[str, Arrays] | None = None
     if instruction.difference and (held is not None or not instruction.builds_on):
@@ -115,10 +115,10 @@ def _opened(message: Message, context: Context) -> _Opened | Message | None:
     return _Opened(with_content(message, content), context, instruction, kept, base, replica)
 
 
-def _decoded(
+def decoded_content(
     content: RecordDict, instruction: Instruction, held: Replica | None
 ) -> tuple[RecordDict, dict[str, Arrays]]:
-    """The content as the app sees it, and its arrays by record."""
+    """The content as the app sees it, and its arrays by record; `held` is what a message builds on."""
     records: dict[str, Any] = {}
     received: dict[str, Arrays] = {}
     for name, record in content.items():

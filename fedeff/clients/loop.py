@@ -97,16 +97,21 @@ def gradients_of(
     """Each batch's size, mean loss with measures, and its gradient, at the weights that the model has then.
 
     With a perturbation both are those of the weights with noise on them. At the end running
-    statistics that noise went into are measured anew.
+    statistics that noise went into are measured anew. With DP-SGD the gradient is the private one.
     """
     model.train()
     noise = Noise(training, rng)
+    private = None if training.dp_sgd is None else training.dp_sgd.generator(rng)
     with _seeded_dropout(model, rng):
         for x, y in _gathered(samples, batches(len(samples), training, rng)):
             with noise.on(parameters):
-                with _precision(training):
-                    of_batch = _objectives(model, x, y, training, rng)
-                gradients = torch.autograd.grad(of_batch.loss, parameters)
+                if training.dp_sgd is not None and private is not None:
+                    loss, gradients = training.dp_sgd.gradient(model, parameters, x, y, private)
+                    of_batch = Objectives(loss)
+                else:
+                    with _precision(training):
+                        of_batch = _objectives(model, x, y, training, rng)
+                    gradients = torch.autograd.grad(of_batch.loss, parameters)
             yield len(y), Objectives(of_batch.loss.detach(), of_batch.measures), gradients
         if training.perturbation != "none":
             measure_statistics(model, samples)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from fedeff.clients.dp_sgd import DpSgd
 from fedeff.clients.objective import Objective
 from fedeff.clients.penalty import Penalty
 from fedeff.core.errors import ConfigError, unknown_name
@@ -58,8 +59,8 @@ class LocalTraining:
     `fedeff.clients.perturbation`); radius 0 is the kind's usual one. `qn_history`, `qn_interval`,
     `qn_beta` and `qn_damping` are those of the optimizer "slim-qn" (see `fedeff.clients.slim_qn`),
     which may have momentum too. `penalty` is a term of the loss that depends on the weights alone,
-    `objective` a loss in place of the cross-entropy of labels. autocast, perturbation, "slim-qn", a
-    penalty and an objective go by the plain loop.
+    `objective` a loss in place of the cross-entropy of labels, `dp_sgd` clips each row's gradient and
+    adds noise. autocast, perturbation, "slim-qn", a penalty, an objective and dp_sgd go by the plain loop.
     """
 
     epochs: int = 1
@@ -80,6 +81,7 @@ class LocalTraining:
     qn_damping: float = 0.01
     penalty: Penalty | None = None
     objective: Objective | None = None
+    dp_sgd: DpSgd | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in _OPTIMIZERS:
@@ -101,6 +103,11 @@ class LocalTraining:
             )
         if self.objective is not None and not callable(self.objective):
             raise ConfigError(f"objective is {self.objective!r}; it must be callable, as Objective is")
+        if self.dp_sgd is not None and (self.objective is not None or self.autocast):
+            raise ConfigError(
+                "dp_sgd clips the gradient of each row's cross-entropy in full precision; leave the "
+                "objective and autocast out"
+            )
         self._check_momentum()
         self._check_perturbation()
         _check_device(self.device)

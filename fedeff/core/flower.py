@@ -1,9 +1,9 @@
 """The only place that touches flwr's private names, so that moving the pin is one file's work.
 
 What is private in flwr 1.41: a message's id is set by whoever transports it; the task identity is
-set by the process that `flwr run` starts; records keep their items in `_data`; loading an app
-folder lives in `flwr.supercore` and `flwr.common`. `tests/core/test_flower.py` holds each of these
-facts against the installed flwr.
+set by the process that `flwr run` starts; records keep their items in `_data`, a ClientApp its mods in
+`_mods`; loading an app folder lives in `flwr.supercore` and `flwr.common`. `tests/core/test_flower.py` holds
+each of these facts against the installed flwr.
 """
 
 import logging
@@ -53,6 +53,7 @@ __all__ = [
     "load_component",
     "message_from",
     "metadata_of",
+    "mods_of",
     "new_run",
     "pack_content",
     "reply_content",
@@ -114,6 +115,11 @@ def set_up_logging(verbose: bool) -> None:
 def set_message_id(message: Message, message_id: str) -> None:
     """Stamp a message with the id under which its reply will be known."""
     message.metadata.__dict__["_message_id"] = message_id
+
+
+def mods_of(app: ClientApp) -> tuple[Any, ...]:
+    """The mods around every message of an app; those of a single function cannot be told."""
+    return tuple(app._mods)
 
 
 def metadata_of(message: Message) -> dict[str, Any]:

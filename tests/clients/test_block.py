@@ -48,7 +48,7 @@ def assert_block_equals_loop(name, sizes, training, make_model, make_samples, ar
 
 
 @pytest.mark.parametrize("training", TRAININGS.values(), ids=TRAININGS)
-@pytest.mark.parametrize("name", ["mlp", "cnn", "logistic", "gru", "lstm"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "logistic", "gru", "lstm", "transformer"])
 def test_a_block_equals_the_loop(name, training, make_model, make_samples, arrays_of):
     assert_block_equals_loop(name, [12, 3, 20, 1, 10], training, make_model, make_samples, arrays_of)
 

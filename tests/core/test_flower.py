@@ -136,3 +136,11 @@ def test_a_message_with_another_content_is_known_by_the_same_id() -> None:
     failed = flower.with_error(reply, flower.REPLY_UNAVAILABLE, "not to be read")
     assert (failed.has_error(), failed.has_content(), reply.has_error()) == (True, False, False)
     assert (failed.error.reason, failed.metadata.src_node_id) == ("not to be read", 4)
+
+
+def test_the_mods_of_an_app_are_known() -> None:
+    def mod(message, context, call_next):
+        return call_next(message, context)
+
+    assert flower.mods_of(ClientApp(mods=[mod])) == (mod,)
+    assert flower.mods_of(ClientApp()) == ()
