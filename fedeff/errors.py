@@ -2,6 +2,7 @@
 
 from fedeff.core.errors import (
     AppError,
+    AuditError,
     CodecError,
     CodeError,
     ConfigError,
@@ -22,6 +23,7 @@ from fedeff.core.errors import (
 
 __all__ = [
     "AppError",
+    "AuditError",
     "CodeError",
     "CodecError",
     "ConfigError",

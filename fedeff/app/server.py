@@ -30,7 +30,7 @@ from fedeff.core.layers import NDArray, encode_record
 from fedeff.core.records import RoundRecord
 from fedeff.core.round_log import RoundLog
 from fedeff.core.state import StateStore
-from fedeff.grids import CodecGrid, LimitedGrid, MeteredGrid
+from fedeff.grids import CodecGrid, LimitedGrid, MeteredGrid, Taps
 from fedeff.secure.privacy import PrivateGrid
 from fedeff.strategies import FedAvg, build, strategy_spec
 
@@ -43,14 +43,15 @@ def server_app(
     clock: VirtualClock | None = None,
     states: StateStore | None = None,
     on_round: Callable[[RoundRecord], None] | None = None,
+    taps: Taps | None = None,
 ) -> ServerApp:
     """The built-in server, which trains as `context.run_config` says.
 
     With a `folder` (on a SuperLink that of the setting `run-folder`) it writes a record and a checkpoint
     after every round and, if the folder holds a run that was stopped anywhere, goes on to the same result.
     `clock` and `states` are the engine's: what its clients keep is part of a checkpoint. `on_round` is told
-    of each record; without it a line a round goes to Flower's log. The final model is left in
-    `context.state["model"]`.
+    of each record; without it a line a round goes to Flower's log. `taps` look at what travels. The final
+    model is left in `context.state["model"]`.
     """
     made = ServerApp()
 
@@ -65,7 +66,7 @@ def server_app(
             told = CollapseWatch(told, settings)
         at_hand = nullcontext(Place(grid, folder, states)) if folder else deployed(settings, grid)
         with at_hand as place:
-            context.state["model"] = _Server(settings, place, clock, told).run()
+            context.state["model"] = _Server(settings, place, clock, told, taps or Taps()).run()
 
     return made
 
@@ -104,6 +105,7 @@ class _Server:
     place: Place
     clock: VirtualClock | None
     on_round: Callable[[RoundRecord], None]
+    taps: Taps
 
     def run(self) -> ArrayRecord:
         """The final model."""
@@ -113,11 +115,13 @@ class _Server:
         standing = self._standing(strategy)
         folder = self.place.folder
         book = RoundLog(folder.rounds_file if folder else None, on_round=self.on_round)
-        metered = MeteredGrid(self.place.grid, recorded_by(settings, book.add), self.clock)
+        wire = self.taps.wire(self.place.grid)
+        metered = MeteredGrid(wire, recorded_by(settings, book.add), self.clock)
         limited = LimitedGrid(metered, largest_reply(settings, standing.model))
         coded = codec_grid_of(settings, limited, self.place.states)
-        private = private_grid_of(settings, coded or limited)
-        secure = secure_grid_of(settings, coded or limited)
+        decoded = self.taps.decoded(coded or limited)
+        private = private_grid_of(settings, decoded)
+        secure = secure_grid_of(settings, decoded)
         if private or secure:
             strategy.fold = "workers"  # a sum is all that comes back
         versions = ModelVersions(lambda: new_model(settings), plan_of(settings))
@@ -130,7 +134,7 @@ class _Server:
         with evaluating(settings) as evaluate:
             return run_rounds(
                 strategy,
-                private or secure or coded or limited,
+                self.taps.released(private or secure or decoded),
                 standing.model,
                 schedule_of(settings),
                 book=book,

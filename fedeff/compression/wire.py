@@ -32,7 +32,7 @@ from fedeff.compression.table import (
 from fedeff.compression.tern_grad import TernGrad
 from fedeff.core.errors import CodecError, ConfigError
 
-__all__ = ["pack", "scales_of", "unpack"]
+__all__ = ["Entry", "entries", "pack", "scales_of", "unpack"]
 
 _MAGIC = b"fef\x01"
 _FULL, _DIGEST = 0, 1
@@ -91,7 +91,7 @@ def unpack(
     """
     known = memories or {}
     arrays, after = {}, {}
-    for one in _entries(blob, codec, expected, limit_bytes):
+    for one in entries(blob, codec, expected, limit_bytes):
         try:
             values, memory = one.codec.decode(one.payload, one.shape, one.dtype, known.get(one.name, {}))
         except CodecError as error:
@@ -113,7 +113,7 @@ def scales_of(
     Arguments and errors are those of `unpack`.
     """
     found = {}
-    for one in _entries(blob, codec, expected, limit_bytes):
+    for one in entries(blob, codec, expected, limit_bytes):
         inner = one.codec.codec if isinstance(one.codec, ErrorFeedback) else one.codec
         if isinstance(inner, TernGrad):
             found[one.name] = inner.own_scale(one.payload, one.shape, one.dtype)
@@ -121,7 +121,9 @@ def scales_of(
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """One array of a blob: what it is, the codec that is in charge of it, and that codec's payload."""
+
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -129,7 +131,7 @@ class _Entry:
     payload: memoryview
 
 
-def _entries(blob: Blob, codec: Codec | None, expected: Layout | None, limit_bytes: int) -> Iterator[_Entry]:
+def entries(blob: Blob, codec: Codec | None, expected: Layout | None, limit_bytes: int) -> Iterator[Entry]:
     """Every array of a blob whose checksum, codec and table are right."""
     body = _checked(blob)
     length, rest = read_varint(body, "spec")
@@ -146,7 +148,7 @@ def _entries(blob: Blob, codec: Codec | None, expected: Layout | None, limit_byt
         lengths.append(length)
     for (name, (shape, dtype)), length in zip(table.items(), lengths, strict=True):
         payload, rest = split(rest, length, f"array {name!r}")
-        yield _Entry(name, shape, dtype, _codec_for(used, name, dtype), payload)
+        yield Entry(name, shape, dtype, _codec_for(used, name, dtype), payload)
     nothing_left(rest)
 
 

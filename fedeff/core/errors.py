@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "AppError",
+    "AuditError",
     "CodeError",
     "CodecError",
     "ConfigError",
@@ -47,6 +48,10 @@ class TraceError(FedeffError):
 
 class AppError(FedeffError):
     """A Flower app folder cannot be loaded: no components, no file, wrong type."""
+
+
+class AuditError(FedeffError):
+    """An audit cannot be made: nothing to attack, an attack that does not apply, a view without its round."""
 
 
 class EngineError(FedeffError):

@@ -9,6 +9,7 @@ from fedeff.grids.overlap import OverlapGrid
 from fedeff.grids.partitions import PartitionGrid
 from fedeff.grids.passing import PassingGrid
 from fedeff.grids.prompt import Pace, PromptGrid, prompted
+from fedeff.grids.tap import Listener, TapGrid, Taps
 
 __all__ = [
     "CodecGrid",
@@ -17,6 +18,7 @@ __all__ = [
     "Fold",
     "Folded",
     "LimitedGrid",
+    "Listener",
     "MeteredGrid",
     "OverlapGrid",
     "Pace",
@@ -24,5 +26,7 @@ __all__ = [
     "PassingGrid",
     "PromptGrid",
     "Receipt",
+    "TapGrid",
+    "Taps",
     "prompted",
 ]

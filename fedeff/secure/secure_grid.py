@@ -1,7 +1,7 @@
 """A Grid under which a strategy gets the sum of the clients' replies, and nobody sees one of them."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedeff.core.errors import ConfigError, SecureAggregationError, unknown_name
+from fedeff.core.field import Elements
 from fedeff.core.flower import REPLY_UNAVAILABLE, with_content, with_error
 from fedeff.core.layers import payload_bytes
 from fedeff.grids.cohort import Cohort, Folded
@@ -82,6 +83,7 @@ class SecureGrid(PassingGrid):
         self.options = options or SecureOptions()
         self._refused: list[tuple[int, str]] = []
         self.measures: dict[str, float] = {}
+        self.on_input: Callable[[Elements], None] | None = None  # told of each masked vector that came
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -135,6 +137,7 @@ class SecureGrid(PassingGrid):
             neighbours=options.neighbours,
         )
         session = server_side(terms, plan.size(), plan.server_round)
+        session.on_input = self.on_input
         base = base_of(messages[0].content, plan)
         around = _Round(self.grid, session, messages, timeout)
         try:

@@ -14,6 +14,7 @@ channels to clients, sealed shares that it cannot open, and the running sum of m
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 
@@ -51,6 +52,7 @@ class ServerSession(ABC):
         self.sealed: dict[int, SealedShares] = {}  # of those that shared their secrets
         self.present: set[int] = set()  # whose input is in the sum
         self.revealed: dict[int, Revealed] = {}
+        self.on_input: Callable[[Elements], None] | None = None  # told of each masked vector that came
         self._own = KeyPair.new()
         self._channels: dict[int, bytes] = {}
         self._sum = np.zeros(size, np.int64)  # not reduced: 2^32 vectors fit
@@ -108,8 +110,11 @@ class ServerSession(ABC):
     def take_input(self, number: int, message: bytes) -> None:
         """Add a client's masked vector to the sum."""
         self._await(Step.INPUT, number, number in self.present, number in self.sealed)
-        self._sum += elements_of(self._from(number, message), self.size)
+        masked = elements_of(self._from(number, message), self.size)
+        self._sum += masked
         self.present.add(number)
+        if self.on_input is not None:
+            self.on_input(masked)
 
     def reveal_requests(self) -> dict[int, bytes]:
         """By number the last message, to all whose input came."""
