@@ -10,7 +10,20 @@ from matplotlib.figure import Figure
 
 from fedeff.report.theme import COLOURS, inline_svg
 
-__all__ = ["Key", "Page", "Picture", "Section", "Table", "Tile", "write_page"]
+__all__ = ["Badge", "Key", "Page", "Picture", "Section", "Table", "Tile", "page_html", "write_page"]
+
+_FOOTER = (
+    "Drawn by fedeff from the records of the run alone. "
+    "Bytes are payload: the arrays that travelled, without headers."
+)
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A word in the colour of a series above the title: what the page comes to."""
+
+    word: str
+    series: int
 
 
 @dataclass(frozen=True)
@@ -33,13 +46,17 @@ class Key:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its title, what to see in it, and a legend where it needs one."""
+    """A figure with its title, what to see in it, and a legend where it needs one.
+
+    `photo`: its images are not drawings, they look the same on a dark page.
+    """
 
     title: str
     drawn: Figure
     note: str = ""
     keys: tuple[Key, ...] = ()
     wide: bool = False
+    photo: bool = False
 
     def widened(self, height_in: float = 3.4) -> "Picture":
         """The same picture across the whole page."""
@@ -60,13 +77,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a sentence, pictures, then tables."""
+    """A heading, a sentence, a list of points, pictures, then tables."""
 
     title: str
     intro: str = ""
     pictures: tuple[Picture, ...] = ()
     tables: tuple[Table, ...] = ()
     keys: tuple[Key, ...] = ()
+    points: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,15 +97,21 @@ class Page:
     sections: tuple[Section, ...] = ()
     alert: str = ""
     facts: tuple[str, ...] = field(default=())
+    badge: Badge | None = None
+    footer: str = _FOOTER
 
 
 def write_page(page: Page, path: Path) -> Path:
     """Write the page whole (a reader finds the old one or the new one); returns `path`."""
-    html = _environment().get_template("page.html").render(page=page, colours=COLOURS, svg=_svg)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(html, encoding="utf-8")
+    partial.write_text(page_html(page), encoding="utf-8")
     return partial.replace(path)
+
+
+def page_html(page: Page) -> str:
+    """The page as text, for whoever writes it in a way of their own."""
+    return _environment().get_template("page.html").render(page=page, colours=COLOURS, svg=_svg)
 
 
 def _environment() -> Environment:
