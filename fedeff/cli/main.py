@@ -1,6 +1,7 @@
 """The `fedeff` command: what it can do, and how it ends.
 
-Exit status: 0 done, 1 a run failed, 2 a request that cannot be met (one line says why), 130 Ctrl-C.
+Exit status: 0 done, 1 a run failed, 2 a request that cannot be met (one line says why), 130 Ctrl-C. Of
+`fedeff audit` 0, 1 and 2 are verdicts, and whatever keeps an audit from being made is 3.
 """
 
 import sys
@@ -12,6 +13,7 @@ import click
 import typer
 
 from fedeff.cli import compare, plan, simulate, sweep
+from fedeff.cli.audit import audit
 from fedeff.cli.codes import codes
 from fedeff.cli.data import data
 from fedeff.cli.deploy import deploy
@@ -22,7 +24,7 @@ from fedeff.core.errors import FedeffError
 __all__ = ["command", "main"]
 
 command = typer.Typer(
-    help="Efficient federated learning on Flower: simulate, sweep, compare, plan, deploy.",
+    help="Efficient federated learning on Flower: simulate, sweep, compare, plan, deploy, audit.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -31,6 +33,7 @@ command.command("simulate", cls=teaching(*simulate.EXAMPLES, settings=True))(sim
 command.command("sweep", cls=teaching(*sweep.EXAMPLES, settings=True))(sweep.sweep)
 command.command("compare", cls=teaching(*compare.EXAMPLES))(compare.compare)
 command.command("plan", cls=teaching(*plan.EXAMPLES))(plan.plan)
+command.add_typer(audit, name="audit")
 command.add_typer(codes, name="codes")
 command.add_typer(data, name="data")
 command.add_typer(deploy, name="deploy")
@@ -51,30 +54,32 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Efficient federated learning on Flower: simulate, sweep, compare, plan, deploy."""
+    """Efficient federated learning on Flower: simulate, sweep, compare, plan, deploy, audit."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (`sys.argv` without arguments) and return the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # An audit that was not made must not look like one that found a leak, or nothing.
+    failed, refused = (3, 3) if given[:1] == ["audit"] else (1, 2)
     try:
         return _status(command(given, standalone_mode=False))
     except click.UsageError as error:
         where = f"; see {error.ctx.command_path} --help" if error.ctx else ""
-        return _end(2, f"error: {error.format_message().rstrip('.')}{where}")
+        return _end(refused, f"error: {error.format_message().rstrip('.')}{where}")
     except (KeyboardInterrupt, click.Abort):
         return _end(130, "interrupted")
     except Interrupted as error:
         return _end(130, str(error))
     except RunsFailed as error:
-        return _end(1, f"error: {error}")
+        return _end(failed, f"error: {error}")
     except FedeffError as error:
-        return _end(1 if isinstance(error, RUN_FAILURES) else 2, f"error: {error}")
+        return _end(failed if isinstance(error, RUN_FAILURES) else refused, f"error: {error}")
     except OSError as error:
-        return _end(1, f"error: {error}")
+        return _end(failed, f"error: {error}")
     except Exception as error:
         traceback.print_exc()
-        return _end(1, f"error: {type(error).__name__}: {error}")
+        return _end(failed, f"error: {type(error).__name__}: {error}")
 
 
 def _status(returned: object) -> int:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from fedeff.core.records import RoundRecord
 
-__all__ = ["Watcher", "watching"]
+__all__ = ["Watcher", "live_bar", "watching"]
 
 
 class Watcher(Protocol):
@@ -30,7 +30,7 @@ def watching(console: "Console", name: str, rounds: int | None, *, live: bool = 
     if not (live and console.is_terminal):
         yield _Lines(console, name, rounds)
         return
-    bar = _bar(console)
+    bar = live_bar(console)
     task = bar.add_task(name, total=rounds, note="starting", left="")
     with bar:
         yield _Bar(bar, task, rounds)
@@ -71,7 +71,8 @@ class _Bar:
         return f"{human_seconds(round(left_s))} left" if left_s >= 0.5 else ""
 
 
-def _bar(console: "Console") -> "Progress":
+def live_bar(console: "Console") -> "Progress":
+    """A bar whose tasks have a `note` and what is `left`, in words."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
     return Progress(

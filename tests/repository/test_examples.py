@@ -34,6 +34,7 @@ def accuracy(output: str) -> float:
 def test_every_example_is_tested_and_listed() -> None:
     scripts = {path.name for path in EXAMPLES.glob("*.py")}
     assert scripts == {
+        "audit_built_in_app.py",
         "coded_inference.py",
         "coded_replies.py",
         "compare_strategies.py",
@@ -63,6 +64,18 @@ def test_coded_inference(tmp_path: Path) -> None:
     (_, uncoded_p99, uncoded), (_, coded_p99, coded) = ([float(number) for number in line] for line in found)
     assert coded_p99 < uncoded_p99 / 2
     assert coded > uncoded - 0.03
+
+
+@pytest.mark.slow
+def test_audit_built_in_app(tmp_path: Path) -> None:
+    """What is sent openly leaks, a sum of twenty does not, and so few trials prove nothing."""
+    script = EXAMPLES / "audit_built_in_app.py"
+    output = run(sys.executable, str(script), str(tmp_path), cwd=tmp_path).splitlines()
+    verdicts = dict(line.split()[:2] for line in output[::2])
+    assert verdicts.pop("open") == "FAIL:"
+    assert verdicts.pop("summed") == "INCONCLUSIVE:"
+    assert verdicts.pop("sparse") in ("FAIL:", "INCONCLUSIVE:")  # by how fast the machine is
+    assert all((tmp_path / name / "report.html").is_file() for name in ("open", "sparse", "summed"))
 
 
 @pytest.mark.slow

@@ -165,7 +165,7 @@ def _imports(path: Path) -> set[str]:
 def test_what_fedeff_imports_it_also_requires() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *extras["metrics"], *extras["tensorboard"]]
+    lines = [*project["dependencies"], *extras["dp"], *extras["metrics"], *extras["tensorboard"]]
     required = {canonicalize_name(Requirement(line).name) for line in lines}
     distributions = packages_distributions()
     imported = {name.split(".")[0] for path in SOURCES for name in _imports(path)} - {"fedeff"}

@@ -1,0 +1,35 @@
+"""The gradient-leakage audit: what can be rebuilt from exactly what a client sends.
+
+    from fedeff.app import Settings
+    from fedeff.audit import audit_leak
+    result = audit_leak(Settings(dataset="digits", batch_size=1, local_steps=1), clients=20)
+    print(result.verdict.sentence)
+    result.write("audit")
+
+Names are loaded when they are first asked for: an attack imports its own module, and nothing above it.
+"""
+
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from fedeff.audit.audit import audit_leak
+    from fedeff.audit.result import AuditResult, read_result
+    from fedeff.audit.rules import Rules
+    from fedeff.audit.verdict import Verdict
+
+__all__ = ["AuditResult", "Rules", "Verdict", "audit_leak", "read_result"]
+
+_MODULES = {
+    "AuditResult": "result",
+    "Rules": "rules",
+    "Verdict": "verdict",
+    "audit_leak": "audit",
+    "read_result": "result",
+}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

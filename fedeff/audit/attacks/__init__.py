@@ -1,0 +1,1 @@
+"""Attacks, one method a file: from a view to what it betrays."""

@@ -1,0 +1,45 @@
+"""What attacks that optimise begin with: labels, random inputs, and which of two ends is better."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedeff.audit.attacks.labels import LabelInference, infer_labels
+from fedeff.audit.matching import Matching, Scale, obstacle_to_replay
+from fedeff.audit.view import Labels, ServerView
+
+__all__ = ["best_scale", "known_labels", "obstacle_to_optimising", "random_inputs"]
+
+_NOISE_OF_ONE, _NOISE_OF_SEVERAL = 0.1, 0.3  # of the range
+
+
+def obstacle_to_optimising(view: ServerView) -> str | None:
+    """Why inputs cannot be sought by replaying the client, in one line; None where they can."""
+    if view.public.task != "classify":
+        return "inputs are tokens; use an attack on text"
+    if obstacle := obstacle_to_replay(view):
+        return obstacle
+    return LabelInference().obstacle(view) if view.labels is None else None
+
+
+def known_labels(view: ServerView, rows: int) -> Labels:
+    """The labels that an informed attacker has, else those that the last layer betrays, (rows,)."""
+    return (infer_labels(view) if view.labels is None else view.labels)[:rows]
+
+
+def random_inputs(view: ServerView, matching: Matching, rng: np.random.Generator) -> Tensor:
+    """Inputs (rows, *shape) to begin with: grey, with Gaussian noise.
+
+    More of it on several rows: those of one label that begin alike stay alike for long.
+    """
+    drawn = 0.5 + (_NOISE_OF_ONE if matching.rows == 1 else _NOISE_OF_SEVERAL) * rng.standard_normal(
+        (matching.rows, *matching.shape)
+    )
+    public = view.public
+    return torch.from_numpy(public.lowest + (public.highest - public.lowest) * drawn)
+
+
+def best_scale(view: ServerView) -> Scale:
+    """The scale "noise" where some error is on record, "layer" where all is exact."""
+    noisy = any(np.any(told.std) for exchange in view.exchanges for told in exchange.told.values())
+    return "noise" if noisy else "layer"

@@ -1,0 +1,112 @@
+"""Inputs by least squares and by L-BFGS: on networks that can be inverted, masked, noisy, kinked."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from audit.views import SmoothNet, digits, psnr, seeded, some_known, view_of
+
+from fedeff.audit.attacks.dlg import DeepLeakage
+from fedeff.audit.attacks.levenberg_marquardt import LevenbergMarquardt
+from fedeff.audit.bounds import cramer_rao, information, psnr_of
+from fedeff.audit.finding import Budget
+from fedeff.clients import LocalTraining
+from fedeff.core.errors import AuditError
+from fedeff.models import build
+
+
+def _run(attack, view, seconds=300.0):
+    return attack.run(view, Budget(seconds), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_digit_is_exact_to_the_wire(seed):
+    x, y = digits(1, seed)
+    finding = _run(LevenbergMarquardt(), view_of(seeded(SmoothNet, seed), x, y)[0])
+    assert psnr(finding.inputs, x) > 60
+    assert finding.labels.tolist() == y.tolist()
+    assert finding.converged
+    assert finding.loss < 1e-6
+
+
+def test_without_a_wire_it_is_exact_to_float64():
+    x, y = digits(1)
+    finding = _run(LevenbergMarquardt(), view_of(seeded(SmoothNet), x, y, exact=True)[0])
+    assert psnr(finding.inputs, x) > 150
+
+
+def test_a_tenth_of_the_entries_is_enough():
+    x, y = digits(1)
+    network = seeded(SmoothNet)
+    finding = _run(LevenbergMarquardt(), view_of(network, x, y, known=some_known(network, 0.1))[0])
+    assert psnr(finding.inputs, x) > 40
+
+
+def test_several_local_steps_are_gone_through():
+    x, y = (part[:2] for part in digits(4))
+    training = LocalTraining(epochs=2, batch_size=2, learning_rate=0.05)
+    finding = _run(LevenbergMarquardt(), view_of(seeded(SmoothNet), x, y, training=training, exact=True)[0])
+    best = [max(psnr(one, row) for one in finding.inputs) for row in x]
+    assert min(best) > 40
+
+
+def test_in_noise_it_comes_near_the_bound():
+    x, y = digits(1)
+    view, _ = view_of(seeded(SmoothNet), x, y, kind="gradient", noise=1e-5)
+    found = _run(LevenbergMarquardt(), view)
+    bound = psnr_of(cramer_rao(information(view, x, y), 1e-5))
+    # Clipping to the range of pixels is what the attack knows beyond an unbiased one.
+    assert bound - 1.5 < psnr(found.inputs, x) < bound + 6
+
+
+def test_conjugate_gradients_get_there_too():
+    x, y = digits(1)
+    finding = _run(LevenbergMarquardt(dense=0), view_of(seeded(SmoothNet), x, y, exact=True)[0])
+    assert psnr(finding.inputs, x) > 40
+
+
+@pytest.mark.slow
+def test_a_rectified_and_pooled_network_is_followed_from_a_smooth_one():
+    x, y = digits(1)
+    view, _ = view_of(build("cnn", input_shape=(1, 8, 8)), x, y, informed=True)
+    attack = LevenbergMarquardt(restarts=1)
+    assert psnr(_run(attack, view).inputs, x) > 40
+    assert psnr(_run(replace(attack, widths=(0.0,)), view).inputs, x) < 40
+
+
+def test_the_same_generator_gives_the_same_and_torchs_stays():
+    x, y = digits(1)
+    view, _ = view_of(seeded(SmoothNet), x, y)
+    before, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    one, other = _run(LevenbergMarquardt(), view), _run(LevenbergMarquardt(), view)
+    assert one.inputs.tolist() == other.inputs.tolist()
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("joint", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_dlg_rebuilds_a_digit(joint):
+    x, y = digits(1)
+    finding = _run(DeepLeakage(joint_labels=joint, restarts=1), view_of(seeded(SmoothNet), x, y)[0])
+    assert psnr(finding.inputs, x) > 40
+    assert finding.labels.tolist() == y.tolist()
+
+
+@pytest.mark.parametrize("attack", [LevenbergMarquardt(), DeepLeakage()], ids=lambda one: one.name)
+def test_a_spent_budget_ends_them_without_a_claim(attack):
+    x, y = digits(1)
+    finding = _run(attack, view_of(seeded(SmoothNet), x, y)[0], seconds=0.0)
+    assert not finding.converged
+    assert finding.inputs.shape == x.shape
+
+
+@pytest.mark.parametrize("attack", [LevenbergMarquardt(), DeepLeakage()], ids=lambda one: one.name)
+def test_what_cannot_be_attacked_is_named(attack):
+    tokens = np.zeros((1, 5), np.int64)
+    text, _ = view_of(build("gru", classes=90, input_shape=(5,)), tokens, tokens, classes=90)
+    assert "text" in attack.obstacle(text)
+    view, _ = view_of(seeded(SmoothNet), *digits(1))
+    adam = replace(view, exchanges=(replace(view.first, training=LocalTraining(optimizer="adam")),))
+    with pytest.raises(AuditError, match="adam"):
+        _run(attack, adam)
