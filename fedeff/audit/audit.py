@@ -77,7 +77,7 @@ def run_audit(
     tell(Progress(0, 0, "training what is to be attacked"))
     settings, clients = plan.target.settings, plan.target.clients
     public = public_rows(settings)
-    with crafted(settings, public) if plan.threat == "malicious" else nullcontext(settings) as sent:
+    with crafted(settings) if plan.threat == "malicious" else nullcontext(settings) as sent:
         cases = cases_of(plan, sent)
     wirings = check_wiring(settings, clients)
     judged = judged_cases(cases, public, processes, tell)

@@ -17,22 +17,32 @@ from fedeff.core.rng import generator
 
 __all__ = ["PublicRows", "public_rows", "trials_of", "with_samples"]
 
-_ROWS = 2000  # of a test set: enough for 100 decoys of each of ten labels
+_ROWS = 2000  # enough for 100 decoys of each of ten labels
 
 
 @dataclass(frozen=True, eq=False)
 class PublicRows:
-    """Rows like the victims' that nobody trained on: what guesses and decoys are drawn from."""
+    """Rows like the victims': what guesses and decoys are drawn from."""
 
     inputs: NDArray
     labels: NDArray
 
 
 def public_rows(settings: Settings) -> PublicRows:
-    """Rows of the test set that the settings' data have, at most 2,000, drawn by the settings' seed."""
-    test = dataset_of(resolved(settings)[0]).test
-    chosen = generator(settings.seed, purpose="audit public rows").permutation(len(test))[:_ROWS]
-    return PublicRows(*test.batch(np.sort(chosen)))
+    """At most 2,000 rows of the settings' data, drawn by their seed: test rows and any client's.
+
+    A victim's own are among them, and left out where it is judged (`reference_for`).
+    """
+    dataset = dataset_of(resolved(settings)[0])
+    test = len(dataset.test)
+    rng = generator(settings.seed, purpose="audit public rows")
+    chosen = np.sort(rng.permutation(test + len(dataset.train))[:_ROWS])
+    parts = (
+        dataset.test.batch(chosen[chosen < test]),
+        dataset.train.batch(chosen[chosen >= test] - test),
+    )
+    inputs, labels = (np.concatenate(both) for both in zip(*parts, strict=True))
+    return PublicRows(inputs, labels)
 
 
 def trials_of(

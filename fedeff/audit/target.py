@@ -65,7 +65,7 @@ def target_of(
             f"{path} is a Flower app of others, whose network an audit cannot guess; name it by "
             "--network module:callable"
         )
-    return _target({**run_config_of(path, []), **changes}, clients or CLIENTS, f"the app in {path}")
+    return _target({**run_config_of(path, []), **changes}, clients or CLIENTS, f"the app {path.name}")
 
 
 def _of_run(folder: RunFolder, clients: int | None, changes: Mapping[str, Value]) -> Target:
@@ -78,7 +78,7 @@ def _of_run(folder: RunFolder, clients: int | None, changes: Mapping[str, Value]
     base = dict(config.get("config", {}))
     base |= {"initial-weights": str(folder.path.absolute()), "run-folder": ""}
     ran_on = config.get("simulation", {}).get("clients", CLIENTS)
-    return _target({**base, **changes}, clients or int(ran_on), f"the run {folder.path}")
+    return _target({**base, **changes}, clients or int(ran_on), f"the run {folder.name}")
 
 
 def _target(run_config: Mapping[str, Value], clients: int, what: str) -> Target:
