@@ -130,7 +130,8 @@ def test_fetch_keeps_right_files_and_replaces_wrong_ones(tiny_folder, tmp_path, 
     assert (to / f"{IMAGES}.gz").read_bytes() == (tiny_folder / f"{IMAGES}.gz").read_bytes()
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"other"), b"<html>", b""])
+# Named by hand: a zipped text holds its time, and processes that share the tests must agree on names.
+@pytest.mark.parametrize("content", [gzip.compress(b"other"), b"<html>", b""], ids=["other", "page", "none"])
 def test_wrong_download_leaves_nothing(tiny_folder, tmp_path, content):
     (tiny_folder / f"{IMAGES}.gz").write_bytes(content)
     with pytest.raises(DataError, match=rf"{tiny_folder.as_uri()}/{IMAGES}\.gz.*; try again, or install"):
