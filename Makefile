@@ -7,7 +7,7 @@ FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
 .DEFAULT_GOAL := help
 export NO_MKDOCS_2_WARNING = 1
-.PHONY: help demo test test-slow check bench bench-strategies bench-clients bench-compression bench-codes bench-secagg bench-deployment chaos pictures docs data clean
+.PHONY: help demo test test-slow check bench bench-strategies bench-clients bench-compression bench-codes bench-secagg bench-audit bench-deployment chaos pictures docs data clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench-codes: $(INSTALLED) data ## measure codes: latency, accuracy, real actors,
 
 bench-secagg: $(INSTALLED) ## measure secure sums beside Flower's, write bench/results/secagg.md; resumes
 	$(BIN)/python bench/run_secagg.py
+
+bench-audit: $(INSTALLED) data ## measure the leakage audit beside breaching, write bench/results/audit.md; resumes
+	$(BIN)/python bench/run_audit.py
 
 bench-deployment: $(INSTALLED) data ## measure a deployment's rounds and traffic; write bench/results/deployment.md; resumes
 	$(BIN)/python bench/run_deployment.py

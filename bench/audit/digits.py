@@ -1,0 +1,111 @@
+"""Digits of 8x8 pixels: one row and eight, fresh and trained models, rectified and smooth."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+
+from bench.audit.by_hand import seeded, shown_of, trained
+from bench.audit.networks import SmoothNet
+from bench.audit.production import captured, trained_weights
+from bench.audit.tried import PSNR, Shown, reached, seconds, spread, tried
+from bench.figures import Figure
+from bench.seeded.row import Measured, Row, Value
+from fedeff.app import Settings
+from fedeff.audit.attacks.table import attack_of
+from fedeff.audit.view import NDArray
+from fedeff.clients import LocalTraining
+from fedeff.core.rng import generator
+from fedeff.data import load
+
+__all__ = ["digit_rows"]
+
+_FRESH, _TRAINED = "fresh", "trained"
+_TRAINED_ROUNDS = 10
+_BY_HAND = LocalTraining(epochs=10, batch_size=10, learning_rate=0.5)
+_SINGLE, _EIGHT = 10.0, 30.0  # seconds that an attack may take
+_ATTACK = "levenberg-marquardt"
+
+
+def digit_rows() -> list[Row]:
+    """One row a batch, eight rows a batch."""
+    told: dict[str, Value] = {"rounds": _TRAINED_ROUNDS, "epochs": _BY_HAND.epochs, "attack": _ATTACK}
+    return [
+        Row(
+            "digits-b1",
+            "Digits, one row",
+            {**told, "budget_s": _SINGLE},
+            partial(_run, batch=1, budget_s=_SINGLE),
+            partial(_figures, share=100, most_s=1.0),
+            _NOTE,
+            seeds=range(20),
+            beside_others=True,
+        ),
+        Row(
+            "digits-b8",
+            "Digits, eight rows",
+            {**told, "budget_s": _EIGHT},
+            partial(_run, batch=8, budget_s=_EIGHT),
+            partial(_figures, share=90, most_s=15.0),
+            _NOTE,
+            seeds=range(10),
+            beside_others=True,
+        ),
+    ]
+
+
+def _run(seed: int, *, batch: int, budget_s: float) -> Measured:
+    found = {f"{name}, {_ATTACK}": shown for name, shown in _smooth(batch, seed)}
+    with _built_in("cnn", batch, seed) as cases:
+        found |= {f"{name}, {_ATTACK}": shown for name, shown in cases.items()}
+    if batch == 1:
+        with _built_in("mlp", batch, seed) as cases:
+            found |= {f"{name}, phong": shown for name, shown in cases.items()}
+    return {
+        name: tried(attack_of(name.rpartition(", ")[2]), shown, budget_s, seed)
+        for name, shown in found.items()
+    }
+
+
+@contextmanager
+def _built_in(model: str, batch: int, seed: int) -> Iterator[dict[str, Shown]]:
+    """Views of a client of the built-in app, of a fresh and of a trained model."""
+    fresh = Settings(dataset="digits", model=model, partition="iid", batch_size=batch, local_steps=1)
+    with trained_weights(fresh, _TRAINED_ROUNDS, seed) as later:
+        yield {
+            f"{model}, {state}": captured(settings, seed)
+            for state, settings in ((_FRESH, fresh), (_TRAINED, later))
+        }
+
+
+def _smooth(batch: int, seed: int) -> Iterator[tuple[str, Shown]]:
+    """Views of a client with a smooth network, which the app does not have."""
+    x, y = _digits()
+    network = seeded(SmoothNet, seed)
+    at = generator(seed, purpose="victim's rows").choice(len(y), batch, replace=False)
+    for state in (_FRESH, _TRAINED):
+        now = network if state == _FRESH else trained(network, x, y, _BY_HAND, seed)
+        yield f"smooth, {state}", shown_of(now, x[at], y[at], classes=10)
+
+
+def _digits() -> tuple[NDArray, NDArray]:
+    train = load("digits").train
+    return train.batch(np.arange(len(train)))
+
+
+def _figures(seeds: Sequence[Measured], *, share: float, most_s: float) -> list[Figure]:
+    found = []
+    for case in seeds[0]:
+        found += [
+            Figure(f"{case}: PSNR", spread(seeds, case, PSNR), at_least=40, unit="dB", digits=0),
+            reached(seeds, case, 40, share=share),
+            seconds(seeds, case, most_s),
+        ]
+    return found
+
+
+_NOTE = f"""Views of cnn and mlp (both rectified) are captured from the production path: the built-in
+app, one step on one batch. The smooth network is not the app's; its client is fedeff's training loop,
+its view made by hand. Labels are inferred. Trained models: {_TRAINED_ROUNDS} rounds of all clients, or
+{_BY_HAND.epochs} epochs."""

@@ -1,0 +1,66 @@
+"""Rectified CNNs, one row: where second-order attacks have no smooth landscape to descend."""
+
+from collections.abc import Mapping, Sequence
+
+from bench.audit.production import captured
+from bench.audit.tried import PSNR, reached, seconds, spread, tried
+from bench.figures import Figure, Spread
+from bench.seeded.row import Measured, Row
+from fedeff.app import Settings
+from fedeff.audit.attacks.table import attack_of
+
+__all__ = ["row"]
+
+_DATA = ("digits", "fashion-mnist")
+_LEAST_DB = 25.0
+_ATTACKS: Mapping[str, float] = {  # seconds that each may take
+    "levenberg-marquardt": 40.0,
+    "inverting-gradients": 30.0,
+}
+
+
+def row() -> Row:
+    """The built-in CNN on both image sets, each attack that fits."""
+    return Row(
+        "relu-cnn-b1",
+        "ReLU CNN, one row",
+        {"data": str(_DATA), "attacks": str(dict(_ATTACKS))},
+        _run,
+        _figures,
+        _NOTE,
+        seeds=range(10),
+        beside_others=True,
+    )
+
+
+def _run(seed: int) -> Measured:
+    measured = {}
+    for data in _DATA:
+        settings = Settings(dataset=data, model="cnn", partition="iid", batch_size=1, local_steps=1)
+        shown = captured(settings, seed)
+        for name, budget_s in _ATTACKS.items():
+            measured[f"{data}, {name}"] = tried(attack_of(name), shown, budget_s, seed)
+    return measured
+
+
+def _figures(seeds: Sequence[Measured]) -> list[Figure]:
+    found = [_by_any(seeds, data) for data in _DATA]
+    for case in seeds[0]:
+        found += [
+            Figure(f"{case}: PSNR", spread(seeds, case, PSNR), unit="dB", digits=0),
+            reached(seeds, case, _LEAST_DB, share=None),
+            seconds(seeds, case, None),
+        ]
+    return found
+
+
+def _by_any(seeds: Sequence[Measured], data: str) -> Figure:
+    """In how many seeds one of the attacks was near enough: who attacks tries all."""
+    best = [max(one[f"{data}, {name}"][PSNR] or 0.0 for name in _ATTACKS) for one in seeds]
+    hits = sum(value >= _LEAST_DB for value in best)
+    told = f"{data}: seeds with at least {_LEAST_DB:g} dB by one of the attacks ({hits}/{len(best)})"
+    return Figure(told, Spread((100.0 * hits / len(best),)), at_least=90, unit="%", digits=0)
+
+
+_NOTE = """The built-in app with `model=cnn`, one step on one row, fresh weights, captured from the
+production path. Who attacks tries all that there is, so the target is that of the better attack."""
