@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from fedeff.app import Settings
-from fedeff.audit import audit_leak
+from fedeff.audit import audit_leak, write_audit
 
 TASK = {"dataset": "digits", "model": "mlp", "partition": "iid", "batch-size": 1, "local-steps": 1}
 CONFIGURATIONS = {
@@ -25,7 +25,7 @@ def main(folder: Path, trials: int = 4) -> None:
     for name, own in CONFIGURATIONS.items():
         settings = Settings.from_run_config({"cohort": 20, **TASK, **own})
         result = audit_leak(settings, clients=20, trials=trials)
-        report = result.write(folder / name)
+        report = write_audit(result, folder / name)
         print(f"{name:7} {result.verdict.sentence}\n        {report}")
 
 

@@ -19,10 +19,10 @@ __all__ = ["row"]
 
 _SCRIPT = """\
 from fedeff.app import Settings
-from fedeff.audit import audit_leak
+from fedeff.audit import audit_leak, write_audit
 result = audit_leak(Settings(dataset="digits", batch_size=1, local_steps=1), clients=20)
 print(result.verdict.sentence)
-result.write("audit")
+write_audit(result, "audit")
 """
 _STATUS, _LINES = "exit status", "lines of Python"
 _DEFAULT, _OPEN = "audit leak", "audit leak, digits, one row"

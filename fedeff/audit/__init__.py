@@ -1,10 +1,10 @@
 """The gradient-leakage audit: what can be rebuilt from exactly what a client sends.
 
     from fedeff.app import Settings
-    from fedeff.audit import audit_leak
+    from fedeff.audit import audit_leak, write_audit
     result = audit_leak(Settings(dataset="digits", batch_size=1, local_steps=1), clients=20)
     print(result.verdict.sentence)
-    result.write("audit")
+    write_audit(result, "audit")
 
 Names are loaded when they are first asked for: an attack imports its own module, and nothing above it.
 """
@@ -14,11 +14,12 @@ import typing
 
 if typing.TYPE_CHECKING:
     from fedeff.audit.audit import audit_leak
+    from fedeff.audit.report import write_audit
     from fedeff.audit.result import AuditResult, read_result
     from fedeff.audit.rules import Rules
     from fedeff.audit.verdict import Verdict
 
-__all__ = ["AuditResult", "Rules", "Verdict", "audit_leak", "read_result"]
+__all__ = ["AuditResult", "Rules", "Verdict", "audit_leak", "read_result", "write_audit"]
 
 _MODULES = {
     "AuditResult": "result",
@@ -26,6 +27,7 @@ _MODULES = {
     "Verdict": "verdict",
     "audit_leak": "audit",
     "read_result": "result",
+    "write_audit": "report",
 }
 
 

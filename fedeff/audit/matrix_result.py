@@ -88,12 +88,6 @@ class MatrixResult:
         """The matrix as JSON."""
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
-    def write(self, folder: Path | str) -> Path:
-        """Write `matrix.html`, `matrix.md`, `matrix.json` and the picture, mode 0600; the page's path."""
-        from fedeff.audit.report import write_matrix
-
-        return write_matrix(self, Path(folder))
-
 
 def read_matrix(path: Path | str) -> MatrixResult:
     """The matrix in a `matrix.json`.

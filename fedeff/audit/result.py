@@ -202,16 +202,6 @@ class AuditResult:
         content = {**msgspec.to_builtins(self), "configuration_sha256": self.configuration_sha256}
         return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
 
-    def write(self, folder: Path | str, redact: bool | None = None) -> Path:
-        """Write `report.html`, `report.md`, `audit.json` and pictures, mode 0600; the page's path.
-
-        `redact` leaves out every original and rebuilt sample; None does so unless the data are public
-        data that fedeff knows. Files of an earlier report in the folder are replaced.
-        """
-        from fedeff.audit.report import write_audit
-
-        return write_audit(self, Path(folder), redact)
-
 
 def read_result(path: Path | str) -> AuditResult:
     """The result in an `audit.json`.

@@ -99,6 +99,7 @@ def leak(
     Exit status: 0 PASS, 1 FAIL (it leaks), 2 INCONCLUSIVE, 3 no audit was made: the error says why.
     """
     from fedeff.app.run_folder import dated_name
+    from fedeff.audit.report import write_audit
     from fedeff.audit.rules import Rules
 
     console = Console()
@@ -117,7 +118,7 @@ def leak(
     )
     folder = out or Path("audits") / dated_name("leak")
     result = _built_in(console, wanted, folder) if network is None else _app(console, wanted, network, folder)
-    report = result.write(folder, redact=redact)
+    report = write_audit(result, folder, redact=redact)
     show(console, result)
     print(report, flush=True)
     raise typer.Exit(result.exit_code)

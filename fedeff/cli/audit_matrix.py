@@ -80,6 +80,7 @@ def matrix(
     Stopped anywhere, the same command goes on with the rows that are missing.
     """
     from fedeff.audit.matrix import audit_matrix
+    from fedeff.audit.report import write_matrix
 
     console = Console()
     folder = checked_folder(out)
@@ -99,4 +100,4 @@ def matrix(
             on_progress=watch,
             on_notice=lambda notice: tell(console, [notice]),
         )
-    print(result.write(folder), flush=True)
+    print(write_matrix(result, folder), flush=True)

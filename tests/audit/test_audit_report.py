@@ -15,6 +15,7 @@ import pytest
 from audit.results import audit, full_audit, image_score, matrix, text_samples, trial
 from matplotlib.image import imread
 
+from fedeff.audit.report import write_audit, write_matrix
 from fedeff.audit.result import read_result
 from fedeff.audit.trial import Rows, Score
 
@@ -31,13 +32,13 @@ FILES = {
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
     """The folder of a report with its samples."""
-    return full_audit().write(tmp_path_factory.mktemp("shown") / "out").parent
+    return write_audit(full_audit(), tmp_path_factory.mktemp("shown") / "out").parent
 
 
 @pytest.fixture(scope="module")
 def redacted(tmp_path_factory):
     """The folder of the same report on data that are not ours to show."""
-    return full_audit(dataset="hospital").write(tmp_path_factory.mktemp("redacted") / "out").parent
+    return write_audit(full_audit(dataset="hospital"), tmp_path_factory.mktemp("redacted") / "out").parent
 
 
 class Page(HTMLParser):
@@ -70,7 +71,7 @@ def test_files_are_readable_by_their_owner_alone(shown):
 def test_a_report_is_written_over_its_predecessor(tmp_path):
     (tmp_path / "report.html").write_text("old")
     (tmp_path / "report.html").chmod(0o644)
-    path = audit([trial(image_score())]).write(tmp_path)
+    path = write_audit(audit([trial(image_score())]), tmp_path)
     assert path == tmp_path / "report.html"
     assert "INCONCLUSIVE" in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -148,7 +149,7 @@ def test_the_same_report_comes_of_other_samples_once_they_are_withheld(tmp_path)
     swapped = replace(one.trials[0].samples, original=other_rows, rebuilt=other_rows, control=other_rows)
     other = replace(one, trials=(replace(one.trials[0], samples=swapped),))
     for result, name in ((one, "one"), (other, "other")):
-        result.write(tmp_path / name, redact=True)
+        write_audit(result, tmp_path / name, redact=True)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes(), path.name
 
@@ -160,7 +161,7 @@ def test_redaction_is_the_default_but_for_public_data(shown, redacted, tmp_path)
     assert back.trials[0].samples.original is None
     assert back.trials[0].samples.rebuilt_psnr_db
     assert "samples withheld" in (redacted / "report.html").read_text()
-    again = back.write(tmp_path, redact=False)  # what was withheld cannot be asked back
+    again = write_audit(back, tmp_path, redact=False)  # what was withheld cannot be asked back
     assert "samples withheld" in again.read_text()
 
 
@@ -171,7 +172,7 @@ def text_audit():
 
 
 def test_texts_are_shown_token_by_token(tmp_path):
-    text_audit().write(tmp_path)
+    write_audit(text_audit(), tmp_path)
     page = Page((tmp_path / "report.html").read_text())
     assert page.labels == ["Token by token"]
     original = text_samples(16).original.array
@@ -184,7 +185,7 @@ def test_texts_are_shown_token_by_token(tmp_path):
 
 
 def test_a_redacted_text_is_not_there(tmp_path):
-    text_audit().write(tmp_path, redact=True)
+    write_audit(text_audit(), tmp_path, redact=True)
     assert Page((tmp_path / "report.html").read_text()).labels == []
     assert all(
         one["samples"]["rebuilt"] is None
@@ -193,7 +194,7 @@ def test_a_redacted_text_is_not_there(tmp_path):
 
 
 def test_an_audit_of_little_is_a_whole_report(tmp_path):
-    page = Page(audit([], controls=[]).write(tmp_path).read_text().partition("<body>")[2])
+    page = Page(write_audit(audit([], controls=[]), tmp_path).read_text().partition("<body>")[2])
     assert page.texts[0] == "INCONCLUSIVE"
     assert "there was no positive control" in page.texts[1]
     assert page.labels == []
@@ -201,7 +202,7 @@ def test_an_audit_of_little_is_a_whole_report(tmp_path):
 
 def test_a_pass_says_what_it_rests_on(tmp_path):
     clean = trial(image_score(9.0, tested=1, decoys=100))
-    page = Page(audit([clean] * 59).write(tmp_path).read_text().partition("<body>")[2])
+    page = Page(write_audit(audit([clean] * 59), tmp_path).read_text().partition("<body>")[2])
     assert page.texts[:2] == [
         "PASS",
         "the attack that works without the defence rebuilt nothing in 59 trials; with 95% confidence fewer "
@@ -212,7 +213,7 @@ def test_a_pass_says_what_it_rests_on(tmp_path):
 
 
 def test_a_matrix_is_a_page_with_its_picture(tmp_path):
-    page = Page(matrix(attacks=2, defences=3).write(tmp_path).read_text())
+    page = Page(write_matrix(matrix(attacks=2, defences=3), tmp_path).read_text())
     assert page.labels == ["Attacks by defences"]
     assert {"naive", "adaptive", "int8", "84.0%"} <= set(page.texts)
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fedeff.app import Settings
-from fedeff.audit import AuditResult, audit_leak, read_result
+from fedeff.audit import AuditResult, audit_leak, read_result, write_audit
 from fedeff.audit.victims import chosen_victims, undefended
 
 OPEN = Settings(dataset="digits", model="mlp", partition="iid", cohort=20, batch_size=1, local_steps=1)
@@ -41,7 +41,7 @@ def test_the_open_configuration_fails_for_any_number_of_processes(tmp_path) -> N
     assert len(alone.controls) == 2
     assert alone.guarantee.epsilon is None
     assert without_time(alone) == without_time(audited(OPEN, "labels", "phong", processes=2))
-    alone.write(tmp_path)
+    write_audit(alone, tmp_path)
     assert read_result(tmp_path / "audit.json").verdict == alone.verdict
 
 

@@ -17,20 +17,21 @@ from fedeff.report.theme import write_figure
 __all__ = ["write_audit", "write_matrix"]
 
 
-def write_audit(result: AuditResult, folder: Path, redact: bool | None = None) -> Path:
-    """Write an audit's files and return the page's path.
+def write_audit(result: AuditResult, folder: Path | str, redact: bool | None = None) -> Path:
+    """Write `report.html`, `report.md`, `audit.json` and pictures, mode 0600; the page's path.
 
-    `redact` None withholds samples unless the data are public ones that fedeff knows. What is withheld is
-    taken out before anything is drawn: nothing that writes ever holds it.
+    `redact` leaves out every original and rebuilt sample; None does so unless the data are public ones that
+    fedeff knows. What is withheld is taken out before anything is drawn: nothing that writes ever holds it.
+    Files of an earlier report in the folder are replaced.
     """
     withheld = result.is_redacted or (not result.bundled if redact is None else redact)
     shown = result.redacted() if withheld else result
-    return _write(audit_page(shown), shown.to_json(), folder, "report", "audit")
+    return _write(audit_page(shown), shown.to_json(), Path(folder), "report", "audit")
 
 
-def write_matrix(matrix: MatrixResult, folder: Path) -> Path:
-    """Write a matrix's files and return the page's path."""
-    return _write(matrix_page(matrix), matrix.to_json(), folder, "matrix", "matrix")
+def write_matrix(matrix: MatrixResult, folder: Path | str) -> Path:
+    """Write `matrix.html`, `matrix.md`, `matrix.json` and the picture, mode 0600; the page's path."""
+    return _write(matrix_page(matrix), matrix.to_json(), Path(folder), "matrix", "matrix")
 
 
 def _write(page: Page, record: bytes, folder: Path, page_name: str, record_name: str) -> Path:
