@@ -117,6 +117,7 @@ def test_no_client_waits_for_scipy_that_does_not_need_it():
     found = [
         (path.name, ast.unparse(node))
         for path in package.rglob("*.py")
+        if path.relative_to(package).parts[0] != "audit"  # a floor above the client, which cannot import it
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.Import | ast.ImportFrom) and " scipy" in ast.unparse(node)
     ]
