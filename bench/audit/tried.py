@@ -13,10 +13,10 @@ from bench.figures import Figure, Spread
 from bench.seeded.row import Case, Measured
 from fedeff.audit.finding import Attack, Budget, Finding
 from fedeff.audit.metrics import HIGHEST_PSNR_DB, label_counts_f1, matched, psnr_table, token_table
-from fedeff.audit.processes import one_thread
 from fedeff.audit.truth import Truth
 from fedeff.audit.view import NDArray, Public, ServerView
 from fedeff.core.rng import generator
+from fedeff.models.threads import one_thread
 
 __all__ = [
     "CPU_S",

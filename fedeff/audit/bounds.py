@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from fedeff.audit.forward import one_thread
 from fedeff.audit.jacobian import jacobian
 from fedeff.audit.matching import Matching
 from fedeff.audit.view import NDArray, ServerView
 from fedeff.core.errors import ConfigError
+from fedeff.models.threads import one_thread
 
 __all__ = ["cramer_rao", "information", "psnr_of", "van_trees"]
 

@@ -1,12 +1,11 @@
 """Views from the production path: the messages that really travelled, opened as the server opens them."""
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import torch
 from flwr.serverapp import Grid
 from torch import nn
 
@@ -23,6 +22,7 @@ from fedeff.core.errors import AuditError, ConfigError
 from fedeff.core.records import RoundRecord
 from fedeff.grids import TapGrid, Taps
 from fedeff.models import Structure, apply
+from fedeff.models.threads import one_thread
 from fedeff.simulation import run_simulation
 
 __all__ = ["Captured", "Network", "Vantage", "capture", "public_of"]
@@ -105,7 +105,7 @@ def capture(
     _refuse_personal(known)
     wanted = range(after_round + 1, after_round + rounds + 1)
     recorder = Recorder(known, clients, wanted, None if victims is None else tuple(victims), vantage)
-    with _one_thread():
+    with one_thread():
         _run(known, clients, recorder, wanted, victims, lost)
         rows = Rows(known, clients)
         if recorder.sums_only:
@@ -253,17 +253,6 @@ def _refuse_personal(settings: Settings) -> None:
             f"parameter {own[0]!r} is trained and never leaves its client, so nobody knows the model that "
             "others would rebuild inputs with; audit without personal-factors"
         )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Clients in this process set torch to one thread, which is to be theirs alone."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _in_words(wanted: range) -> str:

@@ -16,13 +16,13 @@ from fedeff.app.local_privacy import dp_sgd_of, mechanism_of, noise_std_of
 from fedeff.app.server import server_app
 from fedeff.app.settings import Settings
 from fedeff.audit.capture import capture
-from fedeff.audit.processes import one_thread
 from fedeff.audit.view import Exchange, NDArray
 from fedeff.audit.wiring import Wiring, clipping_wiring, masking_wiring, noise_wiring
 from fedeff.clients.clipped_noise import ClippedNoise
 from fedeff.core.errors import AuditError, ConfigError
 from fedeff.core.field import Elements
 from fedeff.grids import Taps
+from fedeff.models.threads import one_thread
 from fedeff.secure import SecureGrid
 from fedeff.simulation import run_simulation
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["first_embedding", "forward", "one_thread"]
+__all__ = ["first_embedding", "forward"]
 
 _RECTIFIERS = frozenset({F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
 
@@ -119,14 +119,3 @@ def forward(network: nn.Module, weights: Mapping[str, Tensor], x: Tensor, smooth
         stack.enter_context(_OutOfPlace(smoothing))
         output: Tensor = functional_call(network, dict(weights), (x,))
         return output
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute in one thread meanwhile: small kernels only wait for each other in several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -2,15 +2,13 @@
 
 import os
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
-import torch
-
 from fedeff.core.errors import ConfigError
+from fedeff.models.threads import one_thread
 
-__all__ = ["in_order", "one_thread", "processors"]
+__all__ = ["in_order", "processors"]
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -19,17 +17,6 @@ Answer = TypeVar("Answer")
 def processors() -> int:
     """How many processors this process may run on."""
     return len(os.sched_getaffinity(0))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """While this lasts torch computes with one thread: small problems are faster, sums always alike."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def in_order(

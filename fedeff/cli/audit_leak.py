@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from fedeff.cli.audit_progress import watching_audit
-from fedeff.cli.audit_settings import checked_folder, overrides_of
+from fedeff.cli.audit_settings import Clients, Config, Data, TierName, checked_folder, overrides_of
 from fedeff.cli.audit_table import show
 from fedeff.cli.running import tell
 from fedeff.core.errors import ConfigError
@@ -32,19 +32,10 @@ def leak(
         Path | None,
         typer.Argument(metavar="[APP|RUN]", help="A Flower app's folder, or a run's. \\[default: built in]"),
     ] = None,
-    config: Annotated[
-        list[str] | None,
-        typer.Option("--run-config", "-c", metavar="KEY=VALUE", help="A setting (repeat), or a TOML file."),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", metavar="NAME", help="As -c dataset=NAME, such as digits.")
-    ] = None,
-    clients: Annotated[
-        int | None, typer.Option("--clients", "-n", metavar="N", help="The run's, or else 1000.")
-    ] = None,
-    tier: Annotated[
-        str, typer.Option("--tier", metavar="quick|standard|deep", help="How hard to try.")
-    ] = "quick",
+    config: Config = None,
+    data: Data = None,
+    clients: Clients = None,
+    tier: TierName = "quick",
     threat: Annotated[
         str,
         typer.Option(

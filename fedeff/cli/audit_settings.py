@@ -1,11 +1,24 @@
-"""What the audit's commands share: settings from words, a folder to write to."""
+"""What the audit's commands share: options, settings from words, a folder to write to."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from fedeff.core.errors import ConfigError
 
-__all__ = ["checked_folder", "overrides_of"]
+__all__ = ["Clients", "Config", "Data", "TierName", "checked_folder", "overrides_of"]
+
+Config = Annotated[
+    list[str] | None,
+    typer.Option("--run-config", "-c", metavar="KEY=VALUE", help="A setting (repeat), or a TOML file."),
+]
+Data = Annotated[
+    str | None, typer.Option("--data", metavar="NAME", help="As -c dataset=NAME, such as digits.")
+]
+Clients = Annotated[int | None, typer.Option("--clients", "-n", metavar="N", help="The run's, or else 1000.")]
+TierName = Annotated[str, typer.Option("--tier", metavar="quick|standard|deep", help="How hard to try.")]
 
 Value = bool | int | float | str
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedeff.audit.processes import in_order, one_thread, processors
+from fedeff.audit.processes import in_order, processors
 from fedeff.core.errors import AuditError, ConfigError
+from fedeff.models.threads import one_thread
 
 Item = tuple[int, Callable[[], int]]
 Answer = tuple[int, int, float, int, int]

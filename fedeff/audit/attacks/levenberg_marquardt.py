@@ -10,10 +10,10 @@ from torch import Tensor
 from fedeff.audit.attacks.candidates import best_scale, known_labels, obstacle_to_optimising, random_inputs
 from fedeff.audit.attacks.least_squares import Descent, Stopping, descend
 from fedeff.audit.finding import Budget, Finding
-from fedeff.audit.forward import one_thread
 from fedeff.audit.matching import Matching
 from fedeff.audit.view import ServerView
 from fedeff.core.errors import AuditError
+from fedeff.models.threads import one_thread
 
 __all__ = ["LevenbergMarquardt"]
 

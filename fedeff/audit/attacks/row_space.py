@@ -9,9 +9,9 @@ from torch import nn
 
 from fedeff.audit.attacks.least_squares import Descent, Stopping, descend
 from fedeff.audit.finding import Budget
-from fedeff.audit.forward import one_thread
 from fedeff.audit.matching import Matching
 from fedeff.audit.view import Labels, NDArray, Public, ServerView, Told
+from fedeff.models.threads import one_thread
 
 __all__ = ["WIDTHS", "fitted", "in_row_space"]
 

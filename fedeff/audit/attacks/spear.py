@@ -26,10 +26,10 @@ from fedeff.audit.attacks.sparse_directions import (
     zeros_of,
 )
 from fedeff.audit.finding import Budget, Finding
-from fedeff.audit.forward import one_thread
 from fedeff.audit.matching import Matching
 from fedeff.audit.view import NDArray, ServerView
 from fedeff.core.errors import AuditError, ConfigError
+from fedeff.models.threads import one_thread
 
 __all__ = ["Spear"]
 

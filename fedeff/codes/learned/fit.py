@@ -17,9 +17,10 @@ from fedeff.codes.learned.quality import Answers, PatternQuality, classes, measu
 from fedeff.codes.learned.recipes import Recipe
 from fedeff.codes.learned.samples import as_labels, as_samples
 from fedeff.codes.learned.trained import FitRecord, TrainedCode
-from fedeff.codes.learned.training import Budget, Progress, TrainingSet, one_thread, train
+from fedeff.codes.learned.training import Budget, Progress, TrainingSet, train
 from fedeff.core.errors import CodeError
 from fedeff.core.rng import generator
+from fedeff.models.threads import one_thread
 
 __all__ = ["fit"]
 

@@ -10,7 +10,7 @@ from fedeff.codes.code import Code, Decoded, NDArray
 from fedeff.codes.learned.frozen import frozen
 from fedeff.codes.learned.quality import Answers, PatternQuality, classes, measure
 from fedeff.codes.learned.samples import as_samples
-from fedeff.codes.learned.training import one_thread
+from fedeff.models.threads import one_thread
 
 __all__ = ["Measured", "measured"]
 

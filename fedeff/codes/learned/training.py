@@ -14,7 +14,7 @@ from fedeff.codes.learned.network import Batch, CodeNetwork
 from fedeff.core.errors import CodeError, ConfigError
 from fedeff.core.rng import generator
 
-__all__ = ["Budget", "Progress", "Trained", "TrainingSet", "one_thread", "seeded", "train"]
+__all__ = ["Budget", "Progress", "Trained", "TrainingSet", "seeded", "train"]
 
 _WEIGHT_DECAY = 1e-5
 _WARM_UP = 0.05  # of the budget
@@ -219,14 +219,3 @@ def seeded(rng: np.random.Generator) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.integers(2**63 - 1)))
         yield
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for torch: more gain little on such networks, and their seconds count too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
