@@ -9,7 +9,7 @@ from bench.seeded.row import Case, Measured, Row, Value, difference
 from fedeff.app import Settings
 from fedeff.app.run import Plan, simulate
 from fedeff.app.runtime import Runtime
-from fedeff.audit.defences import defence_of
+from fedeff.audit.defences.table import defence_of
 from fedeff.audit.malice import crafted
 from fedeff.audit.matrix import audit_matrix
 from fedeff.audit.matrix_result import MatrixCell, MatrixResult

@@ -10,7 +10,7 @@ from bench.audit.tried import Shown
 from fedeff.app import Settings
 from fedeff.app.run import Plan, simulate
 from fedeff.app.runtime import Runtime
-from fedeff.audit.capture import capture
+from fedeff.audit.capturing.capture import capture
 
 __all__ = ["CLIENTS", "captured", "trained_weights"]
 

@@ -12,7 +12,7 @@ import torch
 from bench.figures import Figure, Spread
 from bench.seeded.row import Case, Measured
 from fedeff.audit.finding import Attack, Budget, Finding
-from fedeff.audit.metrics import HIGHEST_PSNR_DB, label_counts_f1, matched, psnr_table, token_table
+from fedeff.audit.judging.metrics import HIGHEST_PSNR_DB, label_counts_f1, matched, psnr_table, token_table
 from fedeff.audit.truth import Truth
 from fedeff.audit.view import NDArray, Public, ServerView
 from fedeff.core.rng import generator

@@ -8,7 +8,7 @@ from bench.figures import Figure, Spread
 from bench.seeded.row import Case, Measured, Row, Value
 from fedeff.app import Settings
 from fedeff.audit import audit_leak
-from fedeff.audit.defences import defence_of
+from fedeff.audit.defences.table import defence_of
 
 __all__ = ["row"]
 

@@ -14,17 +14,17 @@ import typing
 
 if typing.TYPE_CHECKING:
     from fedeff.audit.audit import audit_leak
+    from fedeff.audit.judging.rules import Rules
+    from fedeff.audit.judging.verdict import Verdict
     from fedeff.audit.report import write_audit
     from fedeff.audit.result import AuditResult, read_result
-    from fedeff.audit.rules import Rules
-    from fedeff.audit.verdict import Verdict
 
 __all__ = ["AuditResult", "Rules", "Verdict", "audit_leak", "read_result", "write_audit"]
 
 _MODULES = {
     "AuditResult": "result",
-    "Rules": "rules",
-    "Verdict": "verdict",
+    "Rules": "judging.rules",
+    "Verdict": "judging.verdict",
     "audit_leak": "audit",
     "read_result": "result",
     "write_audit": "report",

@@ -8,15 +8,15 @@ from pathlib import Path
 from fedeff.app.foreign import ForeignApp
 from fedeff.audit.attempts import OnProgress, Progress
 from fedeff.audit.cases import cases_from
+from fedeff.audit.defences.promises import guarantee_of_app
 from fedeff.audit.foreign_app import AppDescription, foreign_controls, foreign_victims
-from fedeff.audit.judged import judged_cases, seen_of
-from fedeff.audit.promises import guarantee_of_app
+from fedeff.audit.judging.judged import judged_cases, seen_of
+from fedeff.audit.judging.rules import Rules
+from fedeff.audit.judging.verdict import decide
 from fedeff.audit.provenance import provenance_of
 from fedeff.audit.result import AuditResult, configuration_of
-from fedeff.audit.rules import Rules
 from fedeff.audit.target import Value
 from fedeff.audit.tiers import efforts_of, tier_of
-from fedeff.audit.verdict import decide
 from fedeff.audit.victims import unknowns_of
 from fedeff.core.errors import ConfigError
 

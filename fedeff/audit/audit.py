@@ -8,20 +8,20 @@ from pathlib import Path
 
 from fedeff.app.settings import Settings
 from fedeff.audit.attempts import OnProgress, Progress
-from fedeff.audit.beliefs import beliefs_of
 from fedeff.audit.cases import cases_of
-from fedeff.audit.claims import check_wiring
-from fedeff.audit.fixes import cheapest_fix
-from fedeff.audit.judged import judged_cases, seen_of
-from fedeff.audit.judging import public_rows
+from fedeff.audit.defences.beliefs import beliefs_of
+from fedeff.audit.defences.claims import check_wiring
+from fedeff.audit.defences.fixes import cheapest_fix
+from fedeff.audit.defences.promises import guarantee_of, heeding, measured_claims
+from fedeff.audit.judging.judge import public_rows
+from fedeff.audit.judging.judged import judged_cases, seen_of
+from fedeff.audit.judging.rules import Rules
+from fedeff.audit.judging.verdict import decide
 from fedeff.audit.malice import crafted
 from fedeff.audit.plan import AuditPlan, plan_of
-from fedeff.audit.promises import guarantee_of, heeding, measured_claims
 from fedeff.audit.provenance import provenance_of
 from fedeff.audit.result import AuditResult, configuration_of
-from fedeff.audit.rules import Rules
 from fedeff.audit.target import Value
-from fedeff.audit.verdict import decide
 
 __all__ = ["audit_leak", "run_audit"]
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fedeff.audit.capture import Captured
-from fedeff.audit.foreign import RowsOf, capture_foreign
-from fedeff.audit.judging import PublicRows
+from fedeff.audit.capturing.capture import Captured
+from fedeff.audit.capturing.foreign import RowsOf, capture_foreign
+from fedeff.audit.judging.judge import PublicRows
 from fedeff.audit.truth import Truth
 from fedeff.audit.victims import Victim
 from fedeff.audit.view import Exchange, Public, ServerView, Told

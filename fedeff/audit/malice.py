@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from fedeff.app.settings import Settings
 from fedeff.app.workload import dataset_of, new_model
-from fedeff.audit.capture import public_of
+from fedeff.audit.capturing.capture import public_of
 from fedeff.audit.imprinted import imprinted_weights
 from fedeff.core.rng import generator
 

@@ -16,17 +16,17 @@ from fedeff.app.runtime import Runtime
 from fedeff.app.settings import Settings
 from fedeff.audit.attacks.table import attack_names
 from fedeff.audit.attempts import OnProgress, Progress, attacked, case_of
-from fedeff.audit.defences import Defence, defence_names, defence_of
-from fedeff.audit.epsilon import true_epsilon
-from fedeff.audit.judging import public_rows, trials_of
-from fedeff.audit.leaks import leaked
+from fedeff.audit.defences.epsilon import true_epsilon
+from fedeff.audit.defences.table import Defence, defence_names, defence_of
+from fedeff.audit.judging.judge import public_rows, trials_of
+from fedeff.audit.judging.leaks import leaked
+from fedeff.audit.judging.rules import Rules
+from fedeff.audit.judging.trial import Trial
 from fedeff.audit.matrix_result import MatrixCell, MatrixDefence, MatrixResult
 from fedeff.audit.naive import is_plain, naive
 from fedeff.audit.plan import AuditPlan, plan_of
 from fedeff.audit.provenance import provenance_of
 from fedeff.audit.result import Value, configuration_of, hash_of
-from fedeff.audit.rules import Rules
-from fedeff.audit.trial import Trial
 from fedeff.audit.victims import Victim, chosen_victims
 from fedeff.core.errors import ConfigError
 

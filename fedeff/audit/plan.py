@@ -8,8 +8,8 @@ from typing import cast
 from fedeff.app.run import Plan
 from fedeff.app.runtime import Runtime
 from fedeff.app.settings import Settings
+from fedeff.audit.judging.rules import Rules
 from fedeff.audit.result import Threat
-from fedeff.audit.rules import Rules
 from fedeff.audit.target import Target, Value, target_of
 from fedeff.audit.tiers import Effort, Tier, efforts_of, tier_of
 from fedeff.core.errors import ConfigError, unknown_name

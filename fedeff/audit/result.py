@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from fedeff.audit.rules import Rules
-from fedeff.audit.trial import Trial
-from fedeff.audit.verdict import Outcome, Verdict
+from fedeff.audit.judging.rules import Rules
+from fedeff.audit.judging.trial import Trial
+from fedeff.audit.judging.verdict import Outcome, Verdict
 from fedeff.core.errors import AuditError
 
 __all__ = [

@@ -6,7 +6,7 @@ from itertools import islice
 from math import prod
 
 from fedeff.app.settings import Settings
-from fedeff.audit.capture import Captured, capture
+from fedeff.audit.capturing.capture import Captured, capture
 from fedeff.core.errors import AuditError
 from fedeff.core.rng import generator
 

@@ -14,8 +14,8 @@ from fedeff.cli.running import tell
 from fedeff.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from fedeff.audit.judging.rules import Rules
     from fedeff.audit.result import AuditResult
-    from fedeff.audit.rules import Rules
 
 __all__ = ["LEAK_EXAMPLES", "leak"]
 
@@ -90,8 +90,8 @@ def leak(
     Exit status: 0 PASS, 1 FAIL (it leaks), 2 INCONCLUSIVE, 3 no audit was made: the error says why.
     """
     from fedeff.app.run_folder import dated_name
+    from fedeff.audit.judging.rules import Rules
     from fedeff.audit.report import write_audit
-    from fedeff.audit.rules import Rules
 
     console = Console()
     wanted = _Wanted(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fedeff.audit.judging.trial import Trial
     from fedeff.audit.result import AuditResult
-    from fedeff.audit.trial import Trial
 
 __all__ = ["show"]
 

@@ -27,7 +27,7 @@ class DpSgd:
 
     Batches are those of the plain loop: fixed in size, each pass a new order of all rows, drawn from a
     seed that is on record. The paper's account of random, secret batches (and Opacus's, for Poisson
-    sampling) promises more than that holds; see `fedeff.audit.epsilon`. Unless `seeded`, noise comes
+    sampling) promises more than that holds; see `fedeff.audit.defences.epsilon`. Unless `seeded`, noise comes
     from the operating system's randomness; a seed that the server knows would let it take the noise off.
 
     Not for models that mix rows (BatchNorm), and several times slower than plain training.

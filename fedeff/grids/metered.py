@@ -14,7 +14,7 @@ from fedeff.core.records import Exchange
 from fedeff.grids.cohort import Folded
 from fedeff.grids.passing import PassingGrid
 
-__all__ = ["Clock", "MeteredGrid"]
+__all__ = ["Clock", "MeteredGrid", "scalar_metrics"]
 
 _WEIGHT = "num-examples"
 _PARTITION = "partition-id"
@@ -286,7 +286,7 @@ class _Tally:
             for receipt in reply.receipts:
                 self._add_arrival(receipt.node_id, receipt.up_bytes, receipt.metrics)
         elif reply.has_content():
-            self._add_arrival(reply.metadata.src_node_id, payload_bytes(reply.content), _metrics(reply))
+            self._add_arrival(reply.metadata.src_node_id, payload_bytes(reply.content), scalar_metrics(reply))
         else:
             self.errors += 1
             self.outstanding -= 1
@@ -324,7 +324,7 @@ class _Tally:
         return _Tally(self.kind, self.server_round, outstanding=self.outstanding, pushed=self.pushed)
 
 
-def _metrics(reply: Message) -> dict[str, float]:
+def scalar_metrics(reply: Message) -> dict[str, float]:
     """Every numeric scalar in the reply's MetricRecords; lists are left out."""
     return {
         name: value

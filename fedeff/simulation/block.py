@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, cast
 
-from flwr.app import Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedeff.core.delays import VirtualClock
@@ -27,6 +27,7 @@ from fedeff.core.flower import (
 from fedeff.core.layers import payload_bytes
 from fedeff.core.link import Trip
 from fedeff.grids.cohort import Fold, Receipt
+from fedeff.grids.metered import scalar_metrics
 from fedeff.simulation.seeding import seed_global_generators
 
 __all__ = [
@@ -230,7 +231,7 @@ def _trip(job: Job, reply: Message, block: Block, down_bytes: int, site: Site) -
     if site.clock is None:
         return None
     up_bytes = 0 if reply.has_error() else payload_bytes(reply.content)
-    steps = 0 if reply.has_error() else int(_metrics(reply).get(STEPS_KEY, 1))
+    steps = 0 if reply.has_error() else int(scalar_metrics(reply).get(STEPS_KEY, 1))
     return site.clock.trip(job.partition, block.exchange, steps, down_bytes, up_bytes)
 
 
@@ -240,18 +241,9 @@ def is_late(outcome: Outcome, timeout_s: float | None) -> bool:
 
 
 def _receipt(reply: Message, down_bytes: int) -> Receipt:
-    return Receipt(reply.metadata.src_node_id, down_bytes, payload_bytes(reply.content), _metrics(reply))
-
-
-def _metrics(reply: Message) -> dict[str, float]:
-    """The scalar metrics of a reply, of all its metric records."""
-    return {
-        key: value
-        for record in reply.content.values()
-        if isinstance(record, MetricRecord)
-        for key, value in record.items()
-        if not isinstance(value, list)
-    }
+    return Receipt(
+        reply.metadata.src_node_id, down_bytes, payload_bytes(reply.content), scalar_metrics(reply)
+    )
 
 
 def _dump_state(state: RecordDict) -> bytes | None:

@@ -5,6 +5,9 @@ from functools import cache
 
 import numpy as np
 
+from fedeff.audit.judging.rules import Rules
+from fedeff.audit.judging.trial import Attempt, Rows, Samples, Score, Trial
+from fedeff.audit.judging.verdict import decide
 from fedeff.audit.matrix_result import MatrixCell, MatrixDefence, MatrixResult
 from fedeff.audit.result import (
     AuditResult,
@@ -17,9 +20,6 @@ from fedeff.audit.result import (
     SeenArray,
     configuration_of,
 )
-from fedeff.audit.rules import Rules
-from fedeff.audit.trial import Attempt, Rows, Samples, Score, Trial
-from fedeff.audit.verdict import decide
 
 LM = "levenberg-marquardt"
 

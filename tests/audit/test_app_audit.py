@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedeff.audit import read_result
-from fedeff.audit.leaks import leaked
+from fedeff.audit.judging.leaks import leaked
 from fedeff.cli.main import main
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart-flower"

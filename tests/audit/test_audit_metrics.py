@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedeff.audit.metrics import (
+from fedeff.audit.judging.metrics import (
     HIGHEST_PSNR_DB,
     label_counts_f1,
     matched,

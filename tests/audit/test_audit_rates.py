@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from fedeff.audit.rates import clean_trials_for, holm, rate_below
+from fedeff.audit.judging.rates import clean_trials_for, holm, rate_below
 from fedeff.errors import ConfigError
 
 

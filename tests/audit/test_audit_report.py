@@ -15,9 +15,9 @@ import pytest
 from audit.results import audit, full_audit, image_score, matrix, text_samples, trial
 from matplotlib.image import imread
 
+from fedeff.audit.judging.trial import Rows, Score
 from fedeff.audit.report import write_audit, write_matrix
 from fedeff.audit.result import read_result
-from fedeff.audit.trial import Rows, Score
 
 FILES = {
     "audit.json",

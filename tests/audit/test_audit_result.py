@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from audit.results import audit, full_audit, image_score, matrix, trial
 
+from fedeff.audit.judging.trial import Rows, Score
 from fedeff.audit.matrix_result import read_matrix
 from fedeff.audit.result import configuration_of, hash_of, read_result
-from fedeff.audit.trial import Rows, Score
 from fedeff.errors import AuditError
 
 

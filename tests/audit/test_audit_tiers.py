@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedeff.audit.rates import clean_trials_for
+from fedeff.audit.judging.rates import clean_trials_for
 from fedeff.audit.tiers import efforts_of, tier_names, tier_of
 from fedeff.core.errors import ConfigError
 

@@ -12,10 +12,10 @@ import torch
 from audit.capturing import CLIENTS, check, gathered, gradients, retrained, samples_of, small
 
 from fedeff.app import workload
-from fedeff.audit.capture import capture, public_of
-from fedeff.audit.dialogue import parsed
-from fedeff.audit.knowledge import Knowledge
-from fedeff.audit.local_model import LocalModel
+from fedeff.audit.capturing.capture import capture, public_of
+from fedeff.audit.capturing.dialogue import parsed
+from fedeff.audit.capturing.knowledge import Knowledge
+from fedeff.audit.capturing.local_model import LocalModel
 from fedeff.clients import LocalTraining
 from fedeff.clients.messages import CycleRequest, Request
 from fedeff.core.errors import AuditError, ConfigError

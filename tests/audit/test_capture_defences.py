@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from audit.capturing import CLIENTS, check, retrained, samples_of, small
 
-from fedeff.audit.capture import capture
-from fedeff.audit.cohort import mean_exchange
-from fedeff.audit.recording import Recorder
+from fedeff.audit.capturing.capture import capture
+from fedeff.audit.capturing.cohort import mean_exchange
+from fedeff.audit.capturing.recording import Recorder
 from fedeff.core.errors import AuditError
 from fedeff.core.layers import decode_record
 

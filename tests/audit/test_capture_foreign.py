@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedeff.audit.foreign import capture_foreign
+from fedeff.audit.capturing.foreign import capture_foreign
 from fedeff.audit.truth import Truth
 from fedeff.audit.view import Public
 from fedeff.clients import LocalTraining

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import fedeff.app.client as client_module
 from fedeff.app.settings import Settings
-from fedeff.audit.claims import check_wiring, require_wiring
-from fedeff.audit.wiring import clipping_wiring, masking_wiring, noise_wiring
+from fedeff.audit.defences.claims import check_wiring, require_wiring
+from fedeff.audit.defences.wiring import clipping_wiring, masking_wiring, noise_wiring
 from fedeff.clients.dp_sgd import DpSgd
 from fedeff.core.errors import AuditError
 from fedeff.core.field import PRIME

@@ -10,7 +10,7 @@ from torch import nn
 
 from fedeff.audit.attacks.dager import Dager
 from fedeff.audit.finding import Budget, Finding
-from fedeff.audit.metrics import matched, token_table
+from fedeff.audit.judging.metrics import matched, token_table
 from fedeff.audit.view import NDArray, ServerView, Told
 from fedeff.clients import LocalTraining
 from fedeff.core.errors import AuditError

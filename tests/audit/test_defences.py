@@ -6,8 +6,8 @@ from fedeff.app.client import client_app_of
 from fedeff.app.overrides import parse_overrides
 from fedeff.app.server import server_app
 from fedeff.app.settings import Settings
-from fedeff.audit.defences import defence_names, defence_of, fix_candidates
-from fedeff.audit.epsilon import true_epsilon
+from fedeff.audit.defences.epsilon import true_epsilon
+from fedeff.audit.defences.table import defence_names, defence_of, fix_candidates
 from fedeff.core.errors import ConfigError
 from fedeff.core.records import RoundRecord
 from fedeff.simulation import run_simulation

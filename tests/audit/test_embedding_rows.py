@@ -8,7 +8,7 @@ from torch import nn
 
 from fedeff.audit.attacks.embedding_rows import EmbeddingRows, occurrence
 from fedeff.audit.finding import Budget
-from fedeff.audit.forward import first_embedding
+from fedeff.audit.replay.forward import first_embedding
 from fedeff.audit.view import NDArray, ServerView
 from fedeff.clients import LocalTraining
 from fedeff.core.errors import AuditError

@@ -12,7 +12,7 @@ from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 from scipy import stats
 
 from fedeff.app.settings import Settings
-from fedeff.audit.epsilon import (
+from fedeff.audit.defences.epsilon import (
     check_app,
     check_claim,
     check_local_dp_mod,
@@ -21,7 +21,7 @@ from fedeff.audit.epsilon import (
     multiplier_for,
     true_epsilon,
 )
-from fedeff.audit.promises import guarantee_of_app
+from fedeff.audit.defences.promises import guarantee_of_app
 from fedeff.audit.result import Guarantee
 from fedeff.core.errors import ConfigError
 
@@ -91,7 +91,7 @@ def test_dp_sgd_counts_a_row_once_in_each_pass_and_takes_nothing_off(given, rows
 def test_no_row_is_in_more_batches_than_is_counted():
     """The batches that training really takes, counted."""
     from fedeff.app.client import training_of
-    from fedeff.audit.epsilon import _passes
+    from fedeff.audit.defences.epsilon import _passes
     from fedeff.clients.training import batches
 
     for rows, steps, epochs, size in ((10, 7, 1, 3), (9, 0, 4, 2), (5, 6, 1, 8), (12, 12, 1, 4)):

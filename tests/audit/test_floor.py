@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from audit.results import digits
 
-from fedeff.audit.floor import floor_psnr_db, floor_tokens, guess_from, labels_chance
-from fedeff.audit.metrics import psnr_db
+from fedeff.audit.judging.floor import floor_psnr_db, floor_tokens, guess_from, labels_chance
+from fedeff.audit.judging.metrics import psnr_db
 from fedeff.errors import AuditError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from fedeff.audit.identify import chance_p_value, draw_decoys, identified, not_in
+from fedeff.audit.judging.identify import chance_p_value, draw_decoys, identified, not_in
 from fedeff.audit.truth import Truth
 
 

@@ -6,9 +6,9 @@ import torch
 from audit.views import SmoothNet, digits, seeded, view_of
 from torch import nn
 
-from fedeff.audit.bounds import cramer_rao, information, psnr_of, van_trees
-from fedeff.audit.jacobian import Linearised, jacobian, rank
-from fedeff.audit.matching import Matching
+from fedeff.audit.replay.bounds import cramer_rao, information, psnr_of, van_trees
+from fedeff.audit.replay.jacobian import Linearised, jacobian, rank
+from fedeff.audit.replay.matching import Matching
 from fedeff.clients import LocalTraining
 from fedeff.core.errors import ConfigError
 from fedeff.models import build

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedeff.audit.knowledge import Knowledge, Past, knowledge_of
+from fedeff.audit.capturing.knowledge import Knowledge, Past, knowledge_of
 from fedeff.compression import codec_names, codec_of, pack
 from fedeff.compression.top_k import kept_count
 from fedeff.compression.wire import Entry, entries

@@ -9,8 +9,8 @@ from audit.views import SmoothNet, digits, psnr, seeded, some_known, view_of
 
 from fedeff.audit.attacks.dlg import DeepLeakage
 from fedeff.audit.attacks.levenberg_marquardt import LevenbergMarquardt
-from fedeff.audit.bounds import cramer_rao, information, psnr_of
 from fedeff.audit.finding import Budget
+from fedeff.audit.replay.bounds import cramer_rao, information, psnr_of
 from fedeff.clients import LocalTraining
 from fedeff.core.errors import AuditError
 from fedeff.models import build

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from audit.views import SmoothNet, digits, seeded, some_known, view_of
 from torch import nn
 
-from fedeff.audit.matching import Matching
+from fedeff.audit.replay.matching import Matching
 from fedeff.audit.view import Exchange, ServerView, Told
 from fedeff.clients import LocalTraining
 from fedeff.clients.dp_sgd import DpSgd

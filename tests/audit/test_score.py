@@ -8,7 +8,7 @@ from audit.results import digits
 from torch import nn
 
 from fedeff.audit.finding import Finding
-from fedeff.audit.score import attempt_of, reference_for, samples_of, score
+from fedeff.audit.judging.score import attempt_of, reference_for, samples_of, score
 from fedeff.audit.truth import Truth
 from fedeff.audit.view import Public
 from fedeff.errors import AuditError

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedeff.audit.span import Rows, span_of
+from fedeff.audit.gradients.span import Rows, span_of
 from fedeff.audit.view import NDArray
 
 WIDTH, RANK = 40, 12

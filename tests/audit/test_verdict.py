@@ -6,10 +6,10 @@ from itertools import product
 import pytest
 from audit.results import LM, image_score, trial
 
-from fedeff.audit.leaks import identified_by, labels_told_by, sample_leaks
-from fedeff.audit.rules import Rules
-from fedeff.audit.trial import Score, Trial
-from fedeff.audit.verdict import decide
+from fedeff.audit.judging.leaks import identified_by, labels_told_by, sample_leaks
+from fedeff.audit.judging.rules import Rules
+from fedeff.audit.judging.trial import Score, Trial
+from fedeff.audit.judging.verdict import decide
 from fedeff.errors import ConfigError
 
 ENOUGH = 59  # clean trials for a budget of 5% at 95%

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from fedeff.audit.attacks.labels import LabelInference, infer_labels
-from fedeff.audit.matching import Matching, Scale, obstacle_to_replay
+from fedeff.audit.replay.matching import Matching, Scale, obstacle_to_replay
 from fedeff.audit.view import Labels, ServerView
 
 __all__ = ["best_scale", "known_labels", "obstacle_to_optimising", "random_inputs"]

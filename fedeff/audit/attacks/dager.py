@@ -10,10 +10,10 @@ import torch
 from fedeff.audit.attacks.embedding_rows import occurrence
 from fedeff.audit.attacks.last_labels import cosine_distance, labels_of
 from fedeff.audit.finding import Budget, Finding
-from fedeff.audit.gradient_rows import known_rows, obstacle_to_sums, steps_of
-from fedeff.audit.matching import replayed_rows
-from fedeff.audit.reading import Reading, ReadLayer
-from fedeff.audit.span import Span, span_of
+from fedeff.audit.gradients.gradient_rows import known_rows, obstacle_to_sums, steps_of
+from fedeff.audit.gradients.reading import Reading, ReadLayer
+from fedeff.audit.gradients.span import Span, span_of
+from fedeff.audit.replay.matching import replayed_rows
 from fedeff.audit.view import Exchange, NDArray, ServerView
 from fedeff.clients.weights import load_weights
 from fedeff.core.errors import AuditError

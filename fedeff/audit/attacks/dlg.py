@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedeff.audit.attacks.candidates import best_scale, known_labels, obstacle_to_optimising, random_inputs
 from fedeff.audit.finding import Budget, Finding
-from fedeff.audit.matching import Matching
+from fedeff.audit.replay.matching import Matching
 from fedeff.audit.view import NDArray, ServerView
 from fedeff.core.errors import AuditError
 from fedeff.models.threads import one_thread

@@ -9,10 +9,10 @@ from scipy.stats import chi2
 from torch import nn
 
 from fedeff.audit.finding import Budget, Finding
-from fedeff.audit.forward import first_embedding
-from fedeff.audit.gradient_rows import gradient_sum, obstacle_to_sums, steps_of
-from fedeff.audit.matching import replayed_rows
-from fedeff.audit.reading import Reading
+from fedeff.audit.gradients.gradient_rows import gradient_sum, obstacle_to_sums, steps_of
+from fedeff.audit.gradients.reading import Reading
+from fedeff.audit.replay.forward import first_embedding
+from fedeff.audit.replay.matching import replayed_rows
 from fedeff.audit.view import Exchange, NDArray, ServerView
 from fedeff.clients.weights import load_weights
 from fedeff.core.errors import AuditError

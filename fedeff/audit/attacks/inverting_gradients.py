@@ -11,7 +11,7 @@ from torch import Tensor
 from fedeff.audit.attacks.candidates import best_scale, known_labels, obstacle_to_optimising, random_inputs
 from fedeff.audit.attacks.least_squares import Descent, Stopping, descend
 from fedeff.audit.finding import Budget, Finding
-from fedeff.audit.matching import Matching
+from fedeff.audit.replay.matching import Matching
 from fedeff.audit.view import Public, ServerView
 from fedeff.core.errors import AuditError, ConfigError
 from fedeff.models.threads import one_thread

@@ -11,9 +11,9 @@ import numpy as np
 from scipy.optimize import nnls
 
 from fedeff.audit.finding import Budget, Finding
-from fedeff.audit.last_layer import Head, obstacle_to_opening, opened
-from fedeff.audit.matching import replayed_rows
-from fedeff.audit.rank_one import rank_one
+from fedeff.audit.gradients.last_layer import Head, obstacle_to_opening, opened
+from fedeff.audit.gradients.rank_one import rank_one
+from fedeff.audit.replay.matching import replayed_rows
 from fedeff.audit.view import Exchange, Labels, NDArray, ServerView
 from fedeff.core.errors import AuditError
 

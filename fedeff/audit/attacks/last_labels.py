@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from scipy.spatial.distance import cosine
 
-from fedeff.audit.gradient_rows import gradient_sum, steps_of
-from fedeff.audit.reading import Reading
+from fedeff.audit.gradients.gradient_rows import gradient_sum, steps_of
+from fedeff.audit.gradients.reading import Reading
 from fedeff.audit.view import Exchange, NDArray
 
 __all__ = ["cosine_distance", "labels_of"]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fedeff.audit.finding import Budget
-from fedeff.audit.jacobian import Linearised, jacobian
-from fedeff.audit.matching import Matching
+from fedeff.audit.replay.jacobian import Linearised, jacobian
+from fedeff.audit.replay.matching import Matching
 
 __all__ = ["Descent", "Stopping", "descend"]
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from fedeff.audit.attacks.labels import LabelInference, infer_labels
 from fedeff.audit.finding import Budget, Finding
-from fedeff.audit.last_layer import mean_gradient_of
-from fedeff.audit.matching import replayed_rows
-from fedeff.audit.rank_one import rank_one
+from fedeff.audit.gradients.last_layer import mean_gradient_of
+from fedeff.audit.gradients.rank_one import rank_one
+from fedeff.audit.replay.matching import replayed_rows
 from fedeff.audit.view import Exchange, NDArray, ServerView
 from fedeff.core.errors import AuditError
 

@@ -13,7 +13,7 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 from fedeff.audit.attacks.dense_front import Gradient, gradient_of, loaded, low_rank_obstacle
 from fedeff.audit.attacks.layer_chain import Link, chain_of
 from fedeff.audit.finding import Budget, Finding
-from fedeff.audit.matching import Matching, obstacle_to_replay
+from fedeff.audit.replay.matching import Matching, obstacle_to_replay
 from fedeff.audit.view import ServerView
 from fedeff.core.errors import AuditError
 from fedeff.models.threads import one_thread

@@ -9,7 +9,7 @@ from torch import nn
 
 from fedeff.audit.attacks.least_squares import Descent, Stopping, descend
 from fedeff.audit.finding import Budget
-from fedeff.audit.matching import Matching
+from fedeff.audit.replay.matching import Matching
 from fedeff.audit.view import Labels, NDArray, Public, ServerView, Told
 from fedeff.models.threads import one_thread
 

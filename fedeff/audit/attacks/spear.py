@@ -26,7 +26,7 @@ from fedeff.audit.attacks.sparse_directions import (
     zeros_of,
 )
 from fedeff.audit.finding import Budget, Finding
-from fedeff.audit.matching import Matching
+from fedeff.audit.replay.matching import Matching
 from fedeff.audit.view import NDArray, ServerView
 from fedeff.core.errors import AuditError, ConfigError
 from fedeff.models.threads import one_thread

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fedeff.audit.attacks.embedding_rows import occurrence
 from fedeff.audit.finding import Budget, Finding
-from fedeff.audit.forward import first_embedding
-from fedeff.audit.matching import Matching, obstacle_to_replay
+from fedeff.audit.replay.forward import first_embedding
+from fedeff.audit.replay.matching import Matching, obstacle_to_replay
 from fedeff.audit.view import NDArray, ServerView
 from fedeff.core.errors import AuditError
 from fedeff.models.threads import one_thread

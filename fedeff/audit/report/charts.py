@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from fedeff.audit.judging.rules import Rules
 from fedeff.audit.result import LayerLeak, NoisePoint
-from fedeff.audit.rules import Rules
 from fedeff.report.theme import GRID, INK, MUTED, SERIES, dash_of, figure, quiet
 
 __all__ = ["layers_figure", "noise_figure"]

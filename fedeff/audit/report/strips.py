@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fedeff.audit.rules import Rules
-from fedeff.audit.trial import Rows, Samples, Trial
+from fedeff.audit.judging.rules import Rules
+from fedeff.audit.judging.trial import Rows, Samples, Trial
 from fedeff.report.theme import GRID, INK, MUTED, SERIES, figure
 
 __all__ = ["Column", "columns_of", "strips_figure"]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from fedeff.audit.leaks import sample_leaks
-from fedeff.audit.rules import Rules
-from fedeff.audit.trial import Attempt, Trial
+from fedeff.audit.judging.leaks import sample_leaks
+from fedeff.audit.judging.rules import Rules
+from fedeff.audit.judging.trial import Attempt, Trial
 
 __all__ = ["AttackSummary", "attacks_in", "best_attempt", "floor_db_of", "summary_of"]
 

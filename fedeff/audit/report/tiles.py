@@ -1,6 +1,6 @@
 """The headline numbers of an audit."""
 
-from fedeff.audit.leaks import identified_by, leaked
+from fedeff.audit.judging.leaks import identified_by, leaked
 from fedeff.audit.report.summary import best_attempt
 from fedeff.audit.result import AuditResult
 from fedeff.report.page import Tile

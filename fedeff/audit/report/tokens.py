@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fedeff.audit.trial import Rows, Trial
+from fedeff.audit.judging.trial import Rows, Trial
 from fedeff.report.theme import GRID, INK, MUTED, SERIES, figure
 
 __all__ = ["Line", "lines_of", "tokens_figure"]

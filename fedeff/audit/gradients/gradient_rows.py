@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedeff.audit.span import Rows
+from fedeff.audit.gradients.span import Rows
 from fedeff.audit.view import Exchange, NDArray
 
 __all__ = ["gradient_sum", "known_rows", "obstacle_to_sums", "steps_of"]

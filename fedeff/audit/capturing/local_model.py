@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedeff.audit.knowledge import Knowledge
+from fedeff.audit.capturing.knowledge import Knowledge
 from fedeff.audit.view import NDArray
 from fedeff.clients.messages import CycleRequest, Request
 from fedeff.clients.session import corrected

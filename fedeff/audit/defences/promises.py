@@ -6,10 +6,10 @@ from dataclasses import replace
 from flwr.clientapp import ClientApp
 
 from fedeff.app.settings import Settings
-from fedeff.audit.claims import Wiring
-from fedeff.audit.epsilon import check_app, guarantees_of
+from fedeff.audit.defences.claims import Wiring
+from fedeff.audit.defences.epsilon import check_app, guarantees_of
+from fedeff.audit.judging.verdict import Verdict
 from fedeff.audit.result import Claim, Guarantee
-from fedeff.audit.verdict import Verdict
 from fedeff.core.errors import ConfigError, PrivacyError
 
 __all__ = ["guarantee_of", "guarantee_of_app", "heeding", "measured_claims"]

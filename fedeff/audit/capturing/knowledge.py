@@ -92,7 +92,7 @@ def _with_owed(found: Knowledge, owed: Knowledge | None) -> Knowledge:
 def _read(codec: Codec, payload: memoryview, shape: Shape, dtype: DTypeLike) -> Knowledge:
     raise AuditError(
         f"what codec {getattr(codec, 'name', codec)!r} hides of an array is not known, so an attack would "
-        "take its guesses for facts; say so in fedeff.audit.knowledge"
+        "take its guesses for facts; say so in fedeff.audit.capturing.knowledge"
     )
 
 

@@ -10,8 +10,8 @@ from fedeff.app.settings import Settings
 from fedeff.app.workload import dataset_of, resolved
 from fedeff.audit.attempts import Case, Found
 from fedeff.audit.finding import Finding
-from fedeff.audit.score import Reference, attempt_of, reference_for, samples_of, score
-from fedeff.audit.trial import Attempt, Samples, Trial
+from fedeff.audit.judging.score import Reference, attempt_of, reference_for, samples_of, score
+from fedeff.audit.judging.trial import Attempt, Samples, Trial
 from fedeff.audit.view import NDArray
 from fedeff.core.rng import generator
 

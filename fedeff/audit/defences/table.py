@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from fedeff.app.settings import Settings
-from fedeff.audit.epsilon import multiplier_for
+from fedeff.audit.defences.epsilon import multiplier_for
 from fedeff.compression import codec_names, codec_of
 from fedeff.core.errors import ConfigError, PrivacyError, unknown_name
 

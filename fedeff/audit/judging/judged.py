@@ -7,9 +7,9 @@ import numpy as np
 
 from fedeff.audit.attempts import Case, Found, OnProgress, attacked
 from fedeff.audit.cases import Cases
-from fedeff.audit.judging import PublicRows, trials_of, with_samples
+from fedeff.audit.judging.judge import PublicRows, trials_of, with_samples
+from fedeff.audit.judging.trial import Trial
 from fedeff.audit.result import SeenArray
-from fedeff.audit.trial import Trial
 from fedeff.audit.view import NDArray, ServerView
 
 __all__ = ["Judged", "judged_cases", "seen_of"]

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from fedeff.audit.metrics import matched, psnr_table, token_table
-from fedeff.audit.trial import LABELS_TOLD_F1
+from fedeff.audit.judging.metrics import matched, psnr_table, token_table
+from fedeff.audit.judging.trial import LABELS_TOLD_F1
 from fedeff.core.errors import AuditError
 
 __all__ = [

@@ -6,10 +6,25 @@ from typing import Any
 import numpy as np
 
 from fedeff.audit.finding import Finding
-from fedeff.audit.floor import PUBLIC_ROWS, Floor, floor_psnr_db, floor_tokens, guess_from, labels_chance
-from fedeff.audit.identify import draw_decoys, identified, not_in
-from fedeff.audit.metrics import label_counts_f1, matched, psnr_table, rouge_l, rouge_n, ssim, token_table
-from fedeff.audit.trial import Attempt, Ending, Rows, Samples, Score
+from fedeff.audit.judging.floor import (
+    PUBLIC_ROWS,
+    Floor,
+    floor_psnr_db,
+    floor_tokens,
+    guess_from,
+    labels_chance,
+)
+from fedeff.audit.judging.identify import draw_decoys, identified, not_in
+from fedeff.audit.judging.metrics import (
+    label_counts_f1,
+    matched,
+    psnr_table,
+    rouge_l,
+    rouge_n,
+    ssim,
+    token_table,
+)
+from fedeff.audit.judging.trial import Attempt, Ending, Rows, Samples, Score
 from fedeff.audit.truth import Truth
 from fedeff.audit.view import Public
 from fedeff.core.errors import AuditError

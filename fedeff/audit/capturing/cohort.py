@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedeff.audit.dialogue import Asked, whole
+from fedeff.audit.capturing.dialogue import Asked, whole
 from fedeff.audit.view import Exchange, NDArray, Told
 from fedeff.compression import Half, RandomK
 from fedeff.core.errors import AuditError

@@ -11,9 +11,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fedeff.app.foreign import ForeignApp
-from fedeff.audit.capture import Captured
-from fedeff.audit.dialogue import parsed
-from fedeff.audit.rows import joined
+from fedeff.audit.capturing.capture import Captured
+from fedeff.audit.capturing.dialogue import parsed
+from fedeff.audit.capturing.rows import joined
 from fedeff.audit.truth import Truth
 from fedeff.audit.view import Exchange, NDArray, Public, ServerView, Told
 from fedeff.clients import LocalTraining

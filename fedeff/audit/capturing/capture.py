@@ -13,9 +13,9 @@ from fedeff.app.client import client_app_of
 from fedeff.app.server import server_app
 from fedeff.app.settings import Settings
 from fedeff.app.workload import client_model, dataset_of, resolved, shares_of
-from fedeff.audit.losing import LosingGrid, SomeGrid
-from fedeff.audit.recording import Recorder, Seen
-from fedeff.audit.rows import Rows, joined
+from fedeff.audit.capturing.losing import LosingGrid, SomeGrid
+from fedeff.audit.capturing.recording import Recorder, Seen
+from fedeff.audit.capturing.rows import Rows, joined
 from fedeff.audit.truth import Truth
 from fedeff.audit.view import Exchange, Labels, Public, ServerView
 from fedeff.core.errors import AuditError, ConfigError

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 
-from fedeff.audit.knowledge import Knowledge, Past, knowledge_of
-from fedeff.audit.local_model import Before, LocalModel
+from fedeff.audit.capturing.knowledge import Knowledge, Past, knowledge_of
+from fedeff.audit.capturing.local_model import Before, LocalModel
 from fedeff.audit.view import Exchange, NDArray, Told
 from fedeff.clients import LocalTraining
 from fedeff.clients.coding import decoded_content
@@ -23,6 +23,7 @@ from fedeff.core.flower import with_content
 from fedeff.core.layers import decode, decode_record, layer_of
 from fedeff.core.parts import key_of, take
 from fedeff.grids.instructions import Answer, Instruction, blob_of
+from fedeff.grids.metered import scalar_metrics
 from fedeff.grids.replicas import Replica, base_of, reference_of
 from fedeff.models import Structure
 
@@ -116,7 +117,7 @@ class Dialogue:
         if not arrays:
             self.unseen(asked)
             return None
-        metrics = _metrics(decoded)
+        metrics = scalar_metrics(decoded)
         training, examples = asked.request.training, int(metrics.get("num-examples", 0))
         exchange = Exchange(
             server_round=asked.request.server_round,
@@ -271,14 +272,3 @@ def blurred(exchange: Exchange, std: float) -> Exchange:
 
 def _unknown(one: Knowledge) -> Knowledge:
     return replace(one, known=np.zeros(one.values.shape, bool))
-
-
-def _metrics(reply: Message) -> dict[str, float]:
-    """The scalar metrics of a reply, of all its metric records."""
-    return {
-        key: value
-        for record in reply.content.values()
-        if isinstance(record, MetricRecord)
-        for key, value in record.items()
-        if isinstance(value, int | float)
-    }

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from fedeff.audit.jacobian import jacobian
-from fedeff.audit.matching import Matching
+from fedeff.audit.replay.jacobian import jacobian
+from fedeff.audit.replay.matching import Matching
 from fedeff.audit.view import NDArray, ServerView
 from fedeff.core.errors import ConfigError
 from fedeff.models.threads import one_thread

@@ -15,9 +15,9 @@ from fedeff.app.client import client_app_of
 from fedeff.app.local_privacy import dp_sgd_of, mechanism_of, noise_std_of
 from fedeff.app.server import server_app
 from fedeff.app.settings import Settings
-from fedeff.audit.capture import capture
+from fedeff.audit.capturing.capture import capture
+from fedeff.audit.defences.wiring import Wiring, clipping_wiring, masking_wiring, noise_wiring
 from fedeff.audit.view import Exchange, NDArray
-from fedeff.audit.wiring import Wiring, clipping_wiring, masking_wiring, noise_wiring
 from fedeff.clients.clipped_noise import ClippedNoise
 from fedeff.core.errors import AuditError, ConfigError
 from fedeff.core.field import Elements

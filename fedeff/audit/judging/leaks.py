@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from scipy.stats import binom
 
-from fedeff.audit.identify import chance_p_value
-from fedeff.audit.rates import holm
-from fedeff.audit.rules import Rules
-from fedeff.audit.trial import Score, Trial
+from fedeff.audit.judging.identify import chance_p_value
+from fedeff.audit.judging.rates import holm
+from fedeff.audit.judging.rules import Rules
+from fedeff.audit.judging.trial import Score, Trial
 
 __all__ = ["Pooled", "identified_by", "labels_told_by", "leaked", "leaking_rows", "sample_leaks"]
 

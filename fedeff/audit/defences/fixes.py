@@ -6,12 +6,12 @@ from fedeff.app.run import Plan
 from fedeff.app.runtime import Runtime
 from fedeff.app.settings import Settings
 from fedeff.audit.attempts import OnProgress, Progress, attacked, case_of
-from fedeff.audit.defences import Defence, fix_candidates
-from fedeff.audit.judging import PublicRows, trials_of
+from fedeff.audit.defences.table import Defence, fix_candidates
+from fedeff.audit.judging.judge import PublicRows, trials_of
+from fedeff.audit.judging.trial import Trial
+from fedeff.audit.judging.verdict import decide
 from fedeff.audit.plan import AuditPlan
 from fedeff.audit.result import Fix
-from fedeff.audit.trial import Trial
-from fedeff.audit.verdict import decide
 from fedeff.audit.victims import chosen_victims
 from fedeff.core.errors import ConfigError
 

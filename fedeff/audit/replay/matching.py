@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedeff.audit.forward import first_embedding, forward
+from fedeff.audit.replay.forward import first_embedding, forward
 from fedeff.audit.view import Exchange, NDArray, ServerView
 from fedeff.clients import LocalTraining
 from fedeff.clients.dp_sgd import DpSgd

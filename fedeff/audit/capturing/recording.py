@@ -15,8 +15,8 @@ from fedeff.app.local_privacy import noise_std_of
 from fedeff.app.settings import Settings
 from fedeff.app.versions import sparsity_of
 from fedeff.app.workload import client_model
-from fedeff.audit.cohort import mean_exchange, private_exchange, secure_exchange
-from fedeff.audit.dialogue import Asked, Dialogue, blurred
+from fedeff.audit.capturing.cohort import mean_exchange, private_exchange, secure_exchange
+from fedeff.audit.capturing.dialogue import Asked, Dialogue, blurred
 from fedeff.audit.view import Exchange
 from fedeff.clients.penalty import Penalty
 from fedeff.core.errors import AuditError

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from fedeff.app.settings import Settings
+from fedeff.audit.judging.verdict import Outcome, Verdict
 from fedeff.audit.result import Claim
-from fedeff.audit.verdict import Outcome, Verdict
 
 __all__ = ["beliefs_of"]
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fedeff.audit.leaks import identified_by, labels_told_by, leaked, leaking_rows
-from fedeff.audit.rates import clean_trials_for, rate_below
-from fedeff.audit.rules import Rules
-from fedeff.audit.trial import Attempt, Trial
+from fedeff.audit.judging.leaks import identified_by, labels_told_by, leaked, leaking_rows
+from fedeff.audit.judging.rates import clean_trials_for, rate_below
+from fedeff.audit.judging.rules import Rules
+from fedeff.audit.judging.trial import Attempt, Trial
 
 __all__ = ["CONFIGURATION_ERROR", "EXIT_CODES", "Outcome", "Rules", "Verdict", "decide"]
 

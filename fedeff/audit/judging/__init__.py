@@ -1,0 +1,1 @@
+"""What findings are worth against the truth, and what follows from that."""

@@ -1,0 +1,1 @@
+"""What candidate rows would have made a client send, how that changes with them, and the limits of both."""
