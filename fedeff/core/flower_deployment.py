@@ -1,25 +1,28 @@
 """The place that touches flwr's private names of a deployment; those of a run are in `fedeff.core.flower`.
 
-What is private in flwr 1.41: which class the Grid of a `flwr run` is of; what a SuperNode does between two
-messages (it sleeps 3 s, starts a SuperExec that looks for tasks every second, and the SuperExec a process
-for each); how a task is claimed and run; what the command `flwr-clientapp` calls.
+What is private in flwr 1.41: which class the Grid of a `flwr run` is of; that a message may be found before
+its parts are there, and how they are waited for; what a SuperNode does between two messages (it sleeps 3 s,
+starts a SuperExec that looks for tasks every second, and the SuperExec a process for each); how a task is
+claimed and run; what the command `flwr-clientapp` calls.
 `tests/core/test_flower_deployment.py` holds each of these facts against the installed flwr.
 """
 
 import argparse
+import functools
 import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from fedeff.core.errors import ConfigError
 
 if TYPE_CHECKING:  # each client's process imports this module, and waits for what it imports
+    from flwr.app import Message
     from flwr.serverapp import Grid
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "StartTask",
     "flwr_clientapp",
     "is_deployed",
+    "pull_replies",
     "run_client_task",
     "run_supernode",
 ]
@@ -37,6 +41,8 @@ StartTask = Callable[[str], None]  # what starts the task of a token, and return
 _HTTP_GRID = ("flwr.superlink.grid.http_grid", "HttpGrid")
 _WORKER = "flwr.supernode.start_client_internal"
 CLIENT_TASK = "flwr.supernode.runtime.run_clientapp"  # what a client's process imports first
+# Seconds until a part that is not there yet is asked for again, at first and at most; 1 and 10 in Flower.
+_PARTS = {"initial_backoff": 0.05, "backoff_cap": 0.4}
 _STARTED = "Start `flwr-clientapp` process"  # as Flower's command says, for who reads the logs
 
 
@@ -48,6 +54,24 @@ def is_deployed(grid: "Grid") -> bool:
     module, name = _HTTP_GRID
     kind = getattr(sys.modules.get(module), name, None)
     return kind is not None and isinstance(grid, kind)
+
+
+def pull_replies(grid: "Grid", message_ids: Iterable[str]) -> "list[Message]":
+    """What the Grid has in answer to these messages; that of a deployment with less patience than its own.
+
+    A reply is found as soon as it is named to the SuperLink, before its arrays are there. Flower's
+    `pull_messages` then sleeps for one second, two, four; this is the same code, but it asks again at once.
+    """
+    return list(_pulling()(grid, message_ids) if is_deployed(grid) else grid.pull_messages(message_ids))
+
+
+@functools.cache
+def _pulling() -> "Callable[[Grid, Iterable[str]], Iterable[Message]]":
+    module, name = _HTTP_GRID
+    http: Any = importlib.import_module(module)
+    patient: FunctionType = getattr(http, name).pull_messages
+    names = {**vars(http), "pull_objects": functools.partial(http.pull_objects, **_PARTS)}
+    return FunctionType(patient.__code__, names)
 
 
 @dataclass(frozen=True)
@@ -65,11 +89,11 @@ def run_supernode(
     start_tasks: Callable[[ClientRuntime], StartTask],
     wait: Callable[[float], None],
 ) -> None:
-    """Run `flower-supernode` with these arguments, but for two things; does not return.
+    """Run `flower-supernode` with these arguments, but for three things; does not return.
 
     Where it would sleep it calls `wait` with the seconds: 3 while no message is there, 0.5 for a task's
     reply. Instead of a SuperExec, what `start_tasks` gives starts the task of a message as soon as the
-    message is there.
+    message is there. Parts of a message that are still on their way are asked for again at once.
     """
     worker: Any = importlib.import_module(_WORKER)
     pull = worker._pull_and_store_message
@@ -87,6 +111,7 @@ def run_supernode(
     worker.time = SimpleNamespace(sleep=wait)
     worker.subprocess = SimpleNamespace(Popen=superexec)
     worker._pull_and_store_message = pull_and_start
+    worker.pull_objects = functools.partial(worker.pull_objects, **_PARTS)
     sys.argv = ["flower-supernode", *arguments]
     importlib.import_module("flwr.supernode.cli").flower_supernode()
 

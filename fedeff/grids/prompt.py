@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 
 from fedeff.core.errors import ConfigError
 from fedeff.core.flower import NODE_UNAVAILABLE, REPLY_UNAVAILABLE, error_reply
-from fedeff.core.flower_deployment import is_deployed
+from fedeff.core.flower_deployment import is_deployed, pull_replies
 from fedeff.grids.passing import PassingGrid
 
 __all__ = ["Pace", "PromptGrid", "prompted"]
@@ -51,9 +51,10 @@ class PromptGrid(PassingGrid):
     """Another Grid whose `push_messages` and `pull_messages` are used to send and to wait promptly.
 
     Flower's own asks for replies every 3 seconds, so that each sending lasts up to 3 seconds longer than its
-    clients; this one asks at a `Pace`. Flower 1.41 offers nothing to wait on. Replies, their order (that of
-    arrival), `timeout` in real seconds and the messages' `ttl` are Flower's. What comes by the timeout is
-    returned, and no later reply.
+    clients, and sleeps for seconds more where it finds one whose arrays are still on their way; this one asks
+    at a `Pace`, and for such arrays again at once. Flower 1.41 offers nothing to wait on. Replies, their
+    order (that of arrival), `timeout` in real seconds and the messages' `ttl` are Flower's. What comes by
+    the timeout is returned, and no later reply.
 
     Further than Flower's grid goes: messages that are too many for one push are pushed in halves, down to
     one by one; a message that cannot be pushed is answered with an error instead of ending the run; a
@@ -100,7 +101,7 @@ class PromptGrid(PassingGrid):
         """What the wrapped grid has in answer to these messages, one reply to each at most."""
         awaited = dict.fromkeys(message_ids)
         replies = []
-        for reply in self.grid.pull_messages(list(awaited)):
+        for reply in pull_replies(self.grid, list(awaited)):
             key = reply.metadata.reply_to_message_id
             if key in awaited:
                 del awaited[key]

@@ -4,12 +4,20 @@ import inspect
 import re
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
+from flwr.app import ArrayRecord, Metadata, RecordDict
+from flwr.app.message import make_message, remove_content_from_message
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import PullObjectResponse
+from flwr.proto.runtime_pb2 import PullAppMessagesResponse
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 
 from fedeff.core import flower_deployment as shim
 from fedeff.core.errors import ConfigError
@@ -35,6 +43,77 @@ def test_where_no_grid_of_a_deployment_was_loaded_none_is_one(monkeypatch):
     assert not shim.is_deployed(object())
 
 
+class _Link:
+    """A SuperLink that names a reply before its parts are there: each is refused the first `early` times."""
+
+    def __init__(self, reply, early: int) -> None:
+        self._reply, self._left = reply, dict.fromkeys(reply.contents, early)
+        self.confirmed = []
+
+    def PullMessages(self, request):
+        return PullAppMessagesResponse(
+            messages_list=[self._reply.proto], message_object_trees=[self._reply.tree]
+        )
+
+    def PullObject(self, request):
+        left = self._left[request.object_id]
+        self._left[request.object_id] = max(left - 1, 0)
+        content = b"" if left else self._reply.contents[request.object_id]
+        return PullObjectResponse(object_found=True, object_available=not left, object_content=content)
+
+    def ConfirmMessageReceived(self, request):
+        self.confirmed.append(request.message_object_id)
+
+
+def _reply() -> SimpleNamespace:
+    """A message with arrays, in the parts that travel."""
+    metadata = Metadata(
+        run_id=1,
+        message_id="",
+        src_node_id=7,
+        dst_node_id=1,
+        reply_to_message_id="asked",
+        group_id="",
+        created_at=0.0,
+        ttl=60.0,
+        message_type="train",
+    )
+    message = make_message(metadata, RecordDict({"arrays": ArrayRecord([np.arange(5.0)])}))
+    message.metadata.__dict__["_message_id"] = message.object_id
+    parts = get_all_nested_objects(message)
+    return SimpleNamespace(
+        key=message.object_id,
+        proto=message_to_proto(remove_content_from_message(message)),
+        tree=get_object_tree(message),
+        contents={key: part.deflate() for key, part in parts.items()},
+    )
+
+
+@pytest.mark.parametrize("early", [0, 2])
+def test_parts_that_are_still_on_their_way_are_asked_for_again_at_once(early, monkeypatch):
+    """Flower would sleep a second, then two, for each of them."""
+    http = import_module("flwr.superlink.grid.http_grid").HttpGrid
+    grid = http("127.0.0.1:9", insecure=True, token="nobody's")
+    reply = _reply()
+    link = _Link(reply, early)
+    monkeypatch.setattr(http, "_runtime_client", link)
+    grid._run = SimpleNamespace(run_id=1)
+    began_s = time.monotonic()
+    (pulled,) = shim.pull_replies(grid, [reply.key])
+    assert time.monotonic() - began_s < 2.0  # 15 parts or so, two at a time, each 0.15 s late
+    np.testing.assert_array_equal(pulled.content["arrays"].to_numpy_ndarrays()[0], np.arange(5.0))
+    assert link.confirmed == [reply.key]
+
+
+def test_flower_itself_is_left_as_it_is():
+    http = import_module("flwr.superlink.grid.http_grid")
+    shim._pulling()
+    assert http.pull_objects is import_module("flwr.supercore.inflatable.inflatable_utils").pull_objects
+    assert {"initial_backoff", "backoff_cap"} <= inspect.signature(http.pull_objects).parameters.keys()
+    assert http.HttpGrid.pull_messages.__code__.co_freevars == ()
+    assert "pull_objects" in http.HttpGrid.pull_messages.__code__.co_names
+
+
 def test_flowers_grid_still_waits_three_seconds():
     """When it does not, a PromptGrid may have nothing left to do: see docs/prompt-rounds.md."""
     http = import_module("flwr.superlink.grid.http_grid").HttpGrid
@@ -53,6 +132,7 @@ def test_a_supernode_starts_one_process_the_superexec_and_pulls_by_keywords():
     assert 'command = ["flower-superexec"]' in source
     assert "run_id = _pull_and_store_message(\n                state=state," in source
     assert callable(import_module("flwr.supernode.cli").flower_supernode)
+    assert source.count("= pull_objects(") == 1
 
 
 @pytest.fixture
@@ -74,7 +154,7 @@ def supernode(monkeypatch):
         WORKER.time.sleep(3)
         WORKER._pull_and_store_message(state=state, run=77)
 
-    for name in ("time", "subprocess", "_pull_and_store_message"):
+    for name in ("time", "subprocess", "_pull_and_store_message", "pull_objects"):
         monkeypatch.setattr(WORKER, name, getattr(WORKER, name))
     monkeypatch.setattr(WORKER, "_pull_and_store_message", lambda *, state, run: run)
     monkeypatch.setattr(import_module("flwr.supernode.cli"), "flower_supernode", main)
