@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedeff.core.records import RoundRecord
-from fedeff.grids import PassingGrid, PromptGrid
+from fedeff.grids import PassingGrid, PromptGrid, Taps
 from fedeff.strategies.cohorts import connected_nodes
 
 __all__ = ["built_in", "no_ops"]
@@ -33,18 +33,27 @@ class _Sending:
 class _Noted(PassingGrid):
     """Another Grid, whose sendings are noted."""
 
-    def __init__(self, grid: Grid, flowers_own: bool) -> None:
-        # The instance's push is timed: Flower's `send_and_receive` calls it, and so does ours.
+    def __init__(self, grid: Grid) -> None:
+        super().__init__(grid)
+        self.sendings: list[_Sending] = []
+
+    def note_pushes(self, grid: Grid) -> None:
+        """Note when Flower's grid, which this one is around at last, has pushed a sending's messages."""
         push: Callable[[Iterable[Message]], Iterable[str]] = grid.push_messages
 
         def pushed(messages: Iterable[Message]) -> Iterable[str]:
             ids = push(messages)
-            self.sendings[-1].pushed_s = time.time()
+            if self.sendings:  # clients were asked who they are before
+                self.sendings[-1].pushed_s = time.time()
             return ids
 
+        # On the instance: Flower's `send_and_receive` calls it, and so does ours.
         grid.push_messages = pushed  # type: ignore[method-assign]
-        super().__init__(grid if flowers_own else PromptGrid(grid))
-        self.sendings: list[_Sending] = []
+
+    def around(self, grid: Grid) -> Grid:
+        """This one, around another Grid from now on."""
+        self.grid = grid
+        return self
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -62,7 +71,9 @@ class _Noted(PassingGrid):
 
 def no_ops(grid: Grid, clients: int, rounds: int, flowers_own: bool, out: str) -> None:
     """Rounds in which every client is asked, and answers at once."""
-    noted, nodes = _Noted(grid, flowers_own), connected_nodes(grid, clients, _WAIT_S)
+    noted = _Noted(grid if flowers_own else PromptGrid(grid))
+    noted.note_pushes(grid)
+    nodes = connected_nodes(grid, clients, _WAIT_S)
     for server_round in range(1, rounds + 1):
         content = RecordDict({"config": ConfigRecord({"server-round": server_round})})
         messages = [Message(content, node, "train", group_id=str(server_round)) for node in nodes]
@@ -71,12 +82,17 @@ def no_ops(grid: Grid, clients: int, rounds: int, flowers_own: bool, out: str) -
 
 
 def built_in(grid: Grid, context: Context, clients: int, flowers_own: bool, out: str) -> None:
-    """The rounds of the built-in server, as the run's configuration says."""
+    """The rounds of the built-in server, as the run's configuration says.
+
+    With `flowers_own` it does not know Flower's grid for one of a SuperLink, and takes it as it is.
+    """
     from fedeff.app.server import server_app
 
-    noted, records = _Noted(grid, flowers_own), list[RoundRecord]()
+    noted, records = _Noted(grid), list[RoundRecord]()
+    noted.note_pushes(grid)
     connected_nodes(grid, clients, _WAIT_S)
-    server_app(on_round=records.append)(grid=noted, context=context)
+    taps = Taps() if flowers_own else Taps(wire=noted.around)
+    server_app(on_round=records.append, taps=taps)(grid=noted if flowers_own else grid, context=context)
     _write(
         out,
         noted,

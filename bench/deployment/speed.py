@@ -136,7 +136,8 @@ this machine, each answered at once. Every way has a deployment of its own; the 
 {_CAUSES}"""
 _CNN_NOTE = f"""{_CNN_ROUNDS} rounds of the built-in app: {_CLIENTS} clients with a third of Fashion-
 MNIST each make 20 steps of batch 10 a round; every client's process imports torch, unless it is forked
-from one that has. Columns as above."""
+from one that has. On a SuperLink's grid the app packs the arrays of a message into one, in all cases but
+Flower's grid. Columns as above."""
 _TWENTY_NOTE = f"""{_MANY_ROUNDS} rounds of no-ops with {_MANY} SuperNodes. Memory is the largest sum of
 the PSS of the SuperLink, the SuperNodes and all they start, sampled every second; with prompt clients
 each SuperNode keeps a process that holds torch. Columns as above."""

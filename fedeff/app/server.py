@@ -118,7 +118,7 @@ class _Server:
         wire = self.taps.wire(self.place.grid)
         metered = MeteredGrid(wire, recorded_by(settings, book.add), self.clock)
         limited = LimitedGrid(metered, largest_reply(settings, standing.model))
-        coded = codec_grid_of(settings, limited, self.place.states)
+        coded = codec_grid_of(settings, limited, self.place.states, packed=self.place.packed)
         decoded = self.taps.decoded(coded or limited)
         private = private_grid_of(settings, decoded)
         secure = secure_grid_of(settings, decoded)
