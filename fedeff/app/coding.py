@@ -10,36 +10,42 @@ from fedeff.core.rng import generator
 from fedeff.core.state import StateStore
 from fedeff.grids import CodecGrid
 
-__all__ = ["check_down_codec", "codec_grid_of"]
+__all__ = ["check_down_codec", "codec_grid_of", "packed"]
 
 
-def codec_grid_of(
-    settings: Settings, grid: Grid, states: StateStore | None, *, packed: bool = False
-) -> CodecGrid | None:
-    """The grid with codecs around it as the settings ask for; None where nothing is coded.
+def codec_grid_of(settings: Settings, grid: Grid, states: StateStore | None) -> CodecGrid | None:
+    """The grid with codecs around it as the settings ask for; None where they ask for none.
 
-    With `packed` what no codec is set for travels raw, the same bits, but all arrays of a record as one:
-    a SuperLink handles each array by itself, in requests that cost it more than small arrays do. What
-    codecs remember of clients lies in `states`, so that it is part of a checkpoint. The session is
+    What codecs remember of clients lies in `states`, so that it is part of a checkpoint. The session is
     always 0: a run that is stopped and resumed must name its exchanges as the whole run does.
     """
-    raw = Raw.name if packed else ""
     # Under secure aggregation what goes up is coded before it is masked, and decoded as a sum.
-    masked = settings.secure_aggregation != "none"
-    up, down = "" if masked else settings.codec or raw, settings.down_codec or raw
-    if not (up or down):
+    up = settings.codec if settings.secure_aggregation == "none" else ""
+    if not (up or settings.down_codec):
         return None
     return CodecGrid(
         grid,
         up=_codec(up),
-        down=_codec(down),
-        difference=settings.codec_difference and bool(settings.codec),  # raw ones would not be the same bits
+        down=_codec(settings.down_codec),
+        difference=settings.codec_difference,
         down_difference=settings.down_difference,
         share_scales=settings.codec_shared_scale,
         seed=settings.seed,
         session=0,
         memories=states,
     )
+
+
+def packed(settings: Settings, grid: Grid) -> Grid:
+    """The grid, through which all arrays of a record travel as one, in the same bits; it remembers nothing.
+
+    A SuperLink handles each array by itself, in requests that cost it more than small arrays do. Coded and
+    masked arrays are one already. Put it inside of a `MeteredGrid`, which then counts the arrays' own bytes.
+    """
+    if settings.codec or settings.down_codec:
+        return grid
+    up = Raw.name if settings.secure_aggregation == "none" else ""
+    return CodecGrid(grid, up=_codec(up), down=_codec(Raw.name), difference=False)
 
 
 def check_down_codec(settings: Settings, model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedeff.app.checkpoints import Standing, latest_standing, write_standing
 from fedeff.app.coded_evaluation import evaluating
-from fedeff.app.coding import codec_grid_of
+from fedeff.app.coding import codec_grid_of, packed
 from fedeff.app.deployed import Place, deployed
 from fedeff.app.objectives import CollapseWatch
 from fedeff.app.privacy import private_grid_of, recorded_by
@@ -116,9 +116,11 @@ class _Server:
         folder = self.place.folder
         book = RoundLog(folder.rounds_file if folder else None, on_round=self.on_round)
         wire = self.taps.wire(self.place.grid)
+        if self.place.packed:
+            wire = packed(settings, wire)
         metered = MeteredGrid(wire, recorded_by(settings, book.add), self.clock)
         limited = LimitedGrid(metered, largest_reply(settings, standing.model))
-        coded = codec_grid_of(settings, limited, self.place.states, packed=self.place.packed)
+        coded = codec_grid_of(settings, limited, self.place.states)
         decoded = self.taps.decoded(coded or limited)
         private = private_grid_of(settings, decoded)
         secure = secure_grid_of(settings, decoded)

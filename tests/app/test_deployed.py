@@ -19,6 +19,8 @@ from fedeff.app.runtime import Runtime
 from fedeff.app.server import server_app
 from fedeff.app.settings import Settings
 from fedeff.core.errors import ConfigError, ResumeError
+from fedeff.grids import TapGrid, Taps
+from fedeff.grids.tap import Listener
 
 CLIENTS = 3
 SETTINGS = Settings(
@@ -39,11 +41,11 @@ def _deployed(monkeypatch):
     monkeypatch.setattr("fedeff.app.run_folder.RunFolder.write_report", lambda folder: folder.report_file)
 
 
-def deployed(folder, settings=SETTINGS, before=None):
+def deployed(folder, settings=SETTINGS, before=None, taps=None):
     """Run to the end; `before(record, grid)` is told of each round. The run's folder."""
     settings = replace(settings, run_folder=str(folder))
     grid = LoopbackGrid(ConfiguredClientApp(), CLIENTS, settings.run_config())
-    app = server_app(on_round=lambda record: before(record, grid) if before else None)
+    app = server_app(on_round=lambda record: before(record, grid) if before else None, taps=taps)
     app(grid, Context(grid.run_id, 1, {}, RecordDict(), settings.run_config()))
     return RunFolder(folder)
 
@@ -60,6 +62,33 @@ def test_killed_and_restarted_with_everything_again_and_again(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"kills": 3, "differing": [], "rounds": 4}
+
+
+class _Counting(Listener):
+    """How many arrays the records of messages and replies have that travel."""
+
+    def __init__(self) -> None:
+        self.sent, self.answers = set(), set()
+
+    def asking(self, messages):
+        self.sent |= {len(record) for one in messages for record in one.content.array_records.values()}
+
+    def answered(self, sent, reply):
+        self.answers |= {len(record) for record in reply.content.array_records.values()}
+
+    def summed(self, sent, total):
+        raise AssertionError("nothing is summed here")
+
+
+@pytest.mark.parametrize("settings", [{}, {"codec": "tern_grad"}, {"codec": "half", "down_codec": "half"}])
+def test_all_arrays_of_a_record_travel_as_one(tmp_path, settings):
+    """A model of one layer has two; where only replies are coded models go as they are."""
+    seen = _Counting()
+    deployed(
+        tmp_path / "run", replace(SETTINGS, **settings), taps=Taps(wire=lambda grid: TapGrid(grid, seen))
+    )
+    assert seen.answers == {1}
+    assert seen.sent == ({2} if settings == {"codec": "tern_grad"} else {1})
 
 
 def test_the_folder_is_that_of_a_simulated_run(tmp_path):
