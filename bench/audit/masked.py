@@ -85,7 +85,9 @@ def _smooth(seed: int) -> Shown:
 def _largest(told: Told) -> Told:
     sizes = np.abs(told.values)
     least = np.sort(sizes, axis=None)[-max(1, round(_KEPT * sizes.size))]
-    return replace(told, known=sizes >= least)
+    known = sizes >= least
+    # The values of the others are not there to be seen: all that is known of them is that they are smaller.
+    return Told(np.where(known, told.values, 0.0), known, within=float(least))
 
 
 def _figures(seeds: Sequence[Measured]) -> list[Figure]:

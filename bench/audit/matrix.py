@@ -134,10 +134,14 @@ def _figures(seeds: Sequence[Measured]) -> list[Figure]:
     ]
 
 
+_EMPTY = """r-gap takes one row, one step and one client, and all of the last bias; spear units of the first
+layer that came whole; where a round leaves out the last layer, all but phong and spear lack labels to
+begin with; an imprint is read after one step; where rows are summed no unit may show one to phong."""
 _NOTE = f"""`fedeff audit matrix` on the built-in {_MODEL} and digits, fresh weights, one row and one
 step but where the defence changes that, one client a seed, tier quick. A naive attack takes every
 number at its word, an adaptive one knows which entries came and how exactly. PSNR is of the row that
 gained most over the floor; of {_MALICIOUS} the server crafted the weights that were sent. "never"
-counts seeds in which the attack could not be tried or told no image. Accuracy is of runs of their own:
-Fashion-MNIST, {_COHORT} of {_CLIENTS} clients, one epoch a round but where the defence changes that,
-{_ROUNDS} rounds."""
+counts seeds in which the attack could not be tried or told no image:
+{_EMPTY}
+Accuracy is of runs of their own: Fashion-MNIST, {_COHORT} of {_CLIENTS} clients, one epoch a round but
+where the defence changes that, {_ROUNDS} rounds."""

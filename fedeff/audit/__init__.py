@@ -7,15 +7,16 @@
     write_audit(result, "audit")
 
 Names are loaded when they are first asked for: an attack imports its own module, and nothing above it.
+Neither this nor `audit_leak` loads torch before an audit is made.
 """
 
 import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from fedeff.audit.audit import audit_leak
     from fedeff.audit.judging.rules import Rules
     from fedeff.audit.judging.verdict import Verdict
+    from fedeff.audit.leak import audit_leak
     from fedeff.audit.report import write_audit
     from fedeff.audit.result import AuditResult, read_result
 
@@ -25,7 +26,7 @@ _MODULES = {
     "AuditResult": "result",
     "Rules": "judging.rules",
     "Verdict": "judging.verdict",
-    "audit_leak": "audit",
+    "audit_leak": "leak",
     "read_result": "result",
     "write_audit": "report",
 }

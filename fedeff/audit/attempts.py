@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fedeff.audit.finding import Attack, Budget, Finding
 from fedeff.audit.processes import in_order
 from fedeff.audit.tiers import Effort
+from fedeff.audit.union import joined, shown_to
 from fedeff.audit.victims import Victim
 from fedeff.audit.view import ServerView
 from fedeff.core.rng import generator
@@ -49,9 +50,12 @@ class Found:
 
 
 def case_of(victim: Victim, efforts: Sequence[Effort], place: int, view: ServerView | None = None) -> Case:
-    """The case of a victim; `view` None: its own."""
+    """The case of a victim; `view` None: its own. An attack fits where it can be tried on any round."""
     shown = view or victim.captured.view
     obstacles = {one.attack: one.obstacle(shown) for one in efforts}
+    if len(shown.exchanges) > 1:  # some single round may do
+        some = {one.attack for one in efforts if shown_to(shown, one.obstacle)}
+        obstacles = {name: None if name in some else why for name, why in obstacles.items()}
     return Case(
         victim,
         shown,
@@ -65,32 +69,48 @@ def attacked(
     cases: Sequence[Case], processes: int | None, on_progress: OnProgress | None = None
 ) -> list[tuple[Found, ...]]:
     """What each case's attacks found, the same for any number of processes."""
-    tasks = [
-        _Task(effort.made(), case.view, effort.seconds, case.victim.seed, case.place)
-        for case in cases
-        for effort in case.efforts
-    ]
+    tasks = [[_tasks(case, effort) for effort in case.efforts] for case in cases]
+    flat = [task for case in tasks for each in case for task in each]
     found: list[Found] = []
-    for one in in_order(_Task.run, tasks, processes):
+    for one in in_order(_Task.run, flat, processes):
         found.append(one)
         if on_progress is not None:
-            on_progress(Progress(len(found), len(tasks), one.finding.attack))
+            on_progress(Progress(len(found), len(flat), one.finding.attack))
     left = iter(found)
-    return [tuple(next(left) for _ in case.efforts) for case in cases]
+    return [tuple(_of_all_rounds([next(left) for _ in each]) for each in case) for case in tasks]
+
+
+def _tasks(case: Case, effort: Effort) -> "list[_Task]":
+    """The attack on all rounds at once, or on each; its seconds are for one round."""
+    one_round = len(case.view.exchanges) == 1
+    views = (case.view,) if one_round else shown_to(case.view, effort.obstacle)
+    seed, place = case.victim.seed, case.place
+    return [
+        _Task(effort.made(), view, effort.seconds * len(view.exchanges), seed, place, part)
+        for part, view in enumerate(views)
+    ]
+
+
+def _of_all_rounds(found: Sequence[Found]) -> Found:
+    return Found(joined([one.finding for one in found]), any(one.budget_spent for one in found))
 
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """One attack on one view; its draws depend on the victim's seed and place and the attack's name alone."""
+    """One attack on one view; its draws depend on the victim's seed and place, the attack's name and `part`.
+
+    `part` counts the views of a victim that the attack is tried on.
+    """
 
     attack: Attack
     view: ServerView
     seconds: float
     seed: int
     place: int
+    part: int
 
     def run(self) -> Found:
-        rng = generator(self.seed, purpose=f"audit {self.attack.name}", client=self.place)
+        rng = generator(self.seed, purpose=f"audit {self.attack.name}", round=self.part, client=self.place)
         budget = Budget(self.seconds)
         with warnings.catch_warnings():  # torch's, that something could be faster
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)

@@ -1,10 +1,8 @@
 """One audit, from settings to a verdict: capture, attack, score, decide."""
 
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from pathlib import Path
 
 from fedeff.app.settings import Settings
 from fedeff.audit.attempts import OnProgress, Progress
@@ -15,57 +13,14 @@ from fedeff.audit.defences.fixes import cheapest_fix
 from fedeff.audit.defences.promises import guarantee_of, heeding, measured_claims
 from fedeff.audit.judging.judge import public_rows
 from fedeff.audit.judging.judged import judged_cases, seen_of
-from fedeff.audit.judging.rules import Rules
 from fedeff.audit.judging.verdict import decide
 from fedeff.audit.malice import crafted
-from fedeff.audit.plan import AuditPlan, plan_of
+from fedeff.audit.maps import Maps, maps_of
+from fedeff.audit.plan import AuditPlan
 from fedeff.audit.provenance import provenance_of
 from fedeff.audit.result import AuditResult, configuration_of
-from fedeff.audit.target import Value
 
-__all__ = ["audit_leak", "run_audit"]
-
-
-def audit_leak(
-    target: Settings | Path | str | None = None,
-    *,
-    tier: str = "quick",
-    threat: str = "curious",
-    attacks: Sequence[str] = (),
-    fail_on: Sequence[str] = ("images", "tokens"),
-    budget: float = 0.05,
-    clients: int | None = None,
-    trials: int | None = None,
-    overrides: Mapping[str, Value] | None = None,
-    processes: int | None = None,
-    on_progress: OnProgress | None = None,
-) -> AuditResult:
-    """What can be rebuilt from exactly what clients send under a configuration; nothing is written.
-
-    `target` are settings, the folder of a run (audited with the weights that it came to) or of the
-    built-in app. `budget` is the leak rate that a PASS excludes; `attacks` names those to try in place of
-    the tier's. The result is that of the seed, for any number of processes.
-
-    >>> from fedeff.app import Settings
-    >>> result = audit_leak(Settings(dataset="digits", batch_size=1, local_steps=1))  # doctest: +SKIP
-    >>> result.verdict.outcome  # doctest: +SKIP
-    'FAIL'
-
-    Raises:
-        ConfigError, DataError: for an unknown name or settings that cannot be.
-        AuditError: where there is nothing to attack, or no attack applies.
-    """
-    plan = plan_of(
-        target,
-        tier=tier,
-        threat=threat,
-        rules=Rules(fail_on=tuple(fail_on), budget=budget),
-        attacks=attacks,
-        clients=clients,
-        trials=trials,
-        overrides=overrides,
-    )
-    return run_audit(plan, processes=processes, on_progress=on_progress)
+__all__ = ["run_audit"]
 
 
 def run_audit(
@@ -85,6 +40,14 @@ def run_audit(
     fix = None
     if plan.tier.fix_trials and verdict.outcome == "FAIL" and plan.threat != "malicious":
         fix = cheapest_fix(plan, judged.controls, public, processes=processes, on_progress=tell)
+    maps, seconds = Maps(), plan.tier.map_seconds
+    if seconds and cases.controls:
+        control, trial = cases.controls[0].victim, judged.controls[0]
+        maps = maps_of(
+            *(control, trial, plan.efforts, public, plan.rules, seconds),
+            processes=processes,
+            on_progress=tell,
+        )
     first = cases.trials[0].view
     return AuditResult(
         name=plan.target.what,
@@ -105,6 +68,8 @@ def run_audit(
         exchanges=len(first.exchanges),
         clients_summed=first.first.clients,
         guarantee=guarantee_of(settings),
+        layers=maps.layers,
+        noise=maps.noise,
         claims=(*measured_claims(wirings), *beliefs_of(settings, verdict)),
         fix=fix,
         vocabulary=_vocabulary(settings),

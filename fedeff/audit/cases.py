@@ -29,12 +29,19 @@ def cases_of(plan: AuditPlan, settings: Settings) -> Cases:
     """The cases of a plan under these settings, which may be those of a malicious server.
 
     Raises:
-        AuditError: where no attack can be tried on a single victim.
+        AuditError: where no attack can be tried on a single victim, or rounds are of different rows and
+            labels matter.
     """
     clients, informed = plan.target.clients, plan.threat == "informed"
     shown = chosen_victims(
-        settings, clients, lambda unknowns: plan.trials or plan.tier.trials_for(unknowns), informed=informed
+        settings,
+        clients,
+        lambda unknowns: plan.trials or plan.tier.trials_for(unknowns),
+        informed=informed,
+        rounds=plan.rounds,
     )
+    if informed or "labels" in plan.rules.fail_on:
+        _refuse_different_rows(shown)
     undefended = controls(settings, clients, shown[: plan.tier.controls], informed=informed)
     return cases_from(
         shown, undefended, plan.efforts, plan.tier.worst_case if plan.threat == "curious" else 0
@@ -50,7 +57,8 @@ def cases_from(
         AuditError: where no attack can be tried on a single victim.
     """
     images = shown[0].captured.view.public.task == "classify"  # of text the labels are the text
-    worst = shown[:worst_case] if images else ()
+    alike = [one for one in shown if one.captured.view.same_rows]  # of others labels are of unknown rounds
+    worst = alike[:worst_case] if images else []
     found = Cases(
         tuple(case_of(one, efforts, place) for place, one in enumerate(shown)),
         tuple(case_of(one, efforts, place) for place, one in enumerate(undefended)),
@@ -63,6 +71,15 @@ def cases_from(
 def _with_labels(victim: Victim) -> ServerView:
     """The view of somebody who knows the labels; sorted, since nobody knows their order."""
     return replace(victim.captured.view, labels=np.sort(victim.captured.truth.labels))
+
+
+def _refuse_different_rows(shown: Sequence[Victim]) -> None:
+    """Raise AuditError where rounds are of different rows: whose labels are whose is not told."""
+    if not all(one.captured.view.same_rows for one in shown):
+        raise AuditError(
+            "these rounds are of different rows, so labels cannot be told apart by round; audit one round, "
+            "or threat curious without --fail-on labels"
+        )
 
 
 def _refuse_nothing_to_try(cases: Cases) -> None:

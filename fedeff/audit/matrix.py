@@ -33,6 +33,7 @@ from fedeff.core.errors import ConfigError
 __all__ = ["audit_matrix"]
 
 _ROWS = "rows.jsonl"
+_NOTHING = "it was tried, and told nothing"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def audit_matrix(
         AuditError: where there is nothing to attack.
     """
     started, began_s = datetime.now(UTC), time.monotonic()
+    if accuracy_rounds < 0:
+        raise ConfigError(f"accuracy rounds = {accuracy_rounds}; expected 0 for none, or more")
     tell = on_progress or _quiet
     plan = plan_of(
         target,
@@ -215,6 +218,7 @@ def _cells(
 def _cell(attack: str, defence: str, adaptive: bool, trials: Sequence[Trial], rules: Rules) -> MatrixCell:
     tried = [one for trial in trials for one in trial.attempts if one.attack == attack]
     why = next((trial.skipped[attack] for trial in trials if attack in trial.skipped), "")
+    nothing = all(one.score.rebuilt == 0 and one.score.labels_f1 is None for one in tried)
     return MatrixCell(
         attack,
         defence,
@@ -226,7 +230,8 @@ def _cell(attack: str, defence: str, adaptive: bool, trials: Sequence[Trial], ru
         tokens=_median([one.score.tokens for one in tried]),
         labels_f1=_median([one.score.labels_f1 for one in tried]),
         seconds=_median([one.seconds for one in tried]),
-        obstacle="" if tried else why,
+        obstacle=why if not tried else _NOTHING if nothing else "",
+        unfinished=sum(one.ended != "converged" for one in tried),
     )
 
 

@@ -31,7 +31,8 @@ class MatrixCell:
     """One attack under one defence: medians over trials of each trial's best row.
 
     `adaptive`: the attack was told what the defence leaves known and how exactly; a naive one takes every
-    number at its word. `obstacle` says why it could not be tried.
+    number at its word. In `unfinished` trials it did not come to its end. `obstacle` says why it has no
+    number: it could not be tried, or told nothing.
     """
 
     attack: str
@@ -45,6 +46,7 @@ class MatrixCell:
     labels_f1: float | None = None
     seconds: float | None = None
     obstacle: str = ""
+    unfinished: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.leaks <= self.trials:

@@ -23,7 +23,8 @@ THREATS = ("curious", "informed", "malicious")
 class AuditPlan:
     """A target with every "auto" decided, the threat, the rules of the verdict, and what is tried.
 
-    `trials` None: as many as the tier has for updates of the size that they turn out to be.
+    `trials` None: as many as the tier has for updates of the size that they turn out to be. A victim is what
+    one client sends in so many `rounds`.
     """
 
     target: Target
@@ -33,6 +34,7 @@ class AuditPlan:
     efforts: tuple[Effort, ...]
     trials: int | None = None
     notices: tuple[str, ...] = ()
+    rounds: int = 1
 
 
 def plan_of(
@@ -44,6 +46,7 @@ def plan_of(
     attacks: Sequence[str] = (),
     clients: int | None = None,
     trials: int | None = None,
+    rounds: int = 1,
     overrides: Mapping[str, Value] | None = None,
 ) -> AuditPlan:
     """The plan, or what is wrong with it, in one line.
@@ -58,6 +61,7 @@ def plan_of(
     chosen, against = tier_of(tier), cast(Threat, threat)
     found = target_of(target, clients=clients, overrides=overrides)
     checked, notices = Plan(found.settings, Runtime(clients=found.clients, engine="inline")).checked()
+    _check_rounds(rounds, checked.settings, threat)
     task = "next-character" if checked.settings.dataset == "shakespeare" else "classify"
     return AuditPlan(
         Target(checked.settings, found.clients, found.what),
@@ -67,4 +71,19 @@ def plan_of(
         efforts_of(chosen, task, against, attacks),  # type: ignore[arg-type]
         trials,
         notices,
+        rounds,
     )
+
+
+def _check_rounds(rounds: int, settings: Settings, threat: str) -> None:
+    """Raise ConfigError for rounds that a run does not have, or of which the attacker spoils all but one."""
+    if not 1 <= rounds <= settings.num_server_rounds:
+        raise ConfigError(
+            f"rounds = {rounds}; expected 1 to {settings.num_server_rounds}, the num-server-rounds of the "
+            "settings"
+        )
+    if rounds > 1 and threat == "malicious":
+        raise ConfigError(
+            f"rounds = {rounds} with threat malicious; what the server put into the first round's weights is "
+            "gone after it: audit one round, or threat curious"
+        )

@@ -58,7 +58,9 @@ class Tier:
     `trials` victims where an update hides at most `few_unknowns` numbers, `dear_trials` where more;
     `controls` without the defence, `worst_case` by an attacker who also knows the labels. `images` and
     `text` are tried on what fits them; of an attack that is asked for by name and is in neither,
-    `seconds` on each victim. Where something leaks, changes are tried on `fix_trials` victims each.
+    `seconds` on each victim. Where something leaks, changes are tried on `fix_trials` victims each, and
+    none is begun after `fix_seconds`. Each attack on a layer alone, or on a level of noise, has
+    `map_seconds`; 0: these are not tried.
     """
 
     name: str
@@ -70,6 +72,8 @@ class Tier:
     images: tuple[Effort, ...]
     text: tuple[Effort, ...]
     fix_trials: int = 0
+    fix_seconds: float = 0.0
+    map_seconds: float = 0.0
     few_unknowns: int = 4096
 
     def trials_for(self, unknowns: int) -> int:
@@ -87,8 +91,9 @@ _QUICK = Tier(
     images=(
         Effort("labels", 2.0),
         Effort("phong", 2.0),
-        Effort("levenberg-marquardt", 4.0, most_unknowns=4096),
-        Effort("inverting-gradients", 10.0, {"iterations": 600}),
+        Effort("r-gap", 6.0),
+        Effort("levenberg-marquardt", 10.0, most_unknowns=4096),
+        Effort("inverting-gradients", 10.0, {"iterations": 300, "restarts": 1}, most_unknowns=4096),
     ),
     text=(Effort("labels", 2.0), Effort("embedding-rows", 2.0), Effort("dager", 15.0)),
 )
@@ -99,6 +104,8 @@ _STANDARD = Tier(
     controls=6,
     worst_case=6,
     fix_trials=3,
+    fix_seconds=600.0,
+    map_seconds=60.0,
     seconds=60.0,
     images=(
         Effort("labels", 5.0),
@@ -122,6 +129,8 @@ _DEEP = replace(
     controls=10,
     worst_case=20,
     fix_trials=6,
+    fix_seconds=3600.0,
+    map_seconds=120.0,
     seconds=600.0,
     images=(
         *(replace(one, seconds=600.0) for one in _STANDARD.images),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from math import prod
+from math import ceil, prod
 
 from fedeff.app.settings import Settings
 from fedeff.audit.capturing.capture import Captured, capture
@@ -30,23 +30,32 @@ class Victim:
 
 
 def unknowns_of(victim: Victim) -> int:
-    """How many numbers the update hides: the rows' inputs."""
+    """How many numbers an update hides: the rows' inputs; of rounds on different rows, a mean of them."""
     view = victim.captured.view
-    return len(victim.captured.truth) * prod(view.public.input_shape)
+    rows = len(victim.captured.truth)
+    together = rows if view.same_rows else ceil(rows / len(view.exchanges))
+    return together * prod(view.public.input_shape)
 
 
 def chosen_victims(
-    settings: Settings, clients: int, count_for: Callable[[int], int], *, informed: bool = False
+    settings: Settings,
+    clients: int,
+    count_for: Callable[[int], int],
+    *,
+    informed: bool = False,
+    rounds: int = 1,
 ) -> list[Victim]:
     """As many updates as `count_for` wants, which is told how many numbers the first hides.
 
     They are of a run with the settings' seed, then of runs with the next ones. One run gives an update of
     each client of its cohort that has a row, in an order that tells nothing; of a secure sum it gives one.
+    Of several `rounds` an update is all that a client sends in the first so many: the server asks the same
+    cohort in each, as it may, since it is the server that draws.
 
     Raises:
         AuditError: if no client has a row to train on.
     """
-    shown = _shown(settings, clients, informed)
+    shown = _shown(settings, clients, informed, rounds)
     first = next(shown)
     return [first, *islice(shown, count_for(unknowns_of(first)) - 1)]
 
@@ -84,12 +93,21 @@ def undefended(settings: Settings) -> Settings:
     )
 
 
-def _shown(settings: Settings, clients: int, informed: bool) -> Iterator[Victim]:
+def _shown(settings: Settings, clients: int, informed: bool, rounds: int) -> Iterator[Victim]:
     seed, empty = settings.seed, 0
     while empty < _MOST_RUNS_WITHOUT_A_ROW:
-        shown = capture(replace(settings, seed=seed), clients, informed=informed)
+        asked = None if rounds == 1 else _cohort(settings, clients, seed)
+        shown = capture(
+            replace(settings, seed=seed), clients, victims=asked, rounds=rounds, informed=informed
+        )
         order = generator(seed, purpose="audit victims").permutation(len(shown))
         found = [Victim(shown[place], seed) for place in order if len(shown[place].truth)]
         yield from found
         seed, empty = seed + 1, 0 if found else empty + 1
     raise AuditError("no client of the cohort has a row to train on; take fewer clients or another partition")
+
+
+def _cohort(settings: Settings, clients: int, seed: int) -> list[int]:
+    """The clients that are asked in every round."""
+    drawn = generator(seed, purpose="audit cohort").permutation(clients)[: settings.cohort]
+    return [int(one) for one in drawn]

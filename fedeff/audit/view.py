@@ -4,6 +4,7 @@ Nothing here holds, or leads to, what the clients trained on; that is `fedeff.au
 attack imports.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,18 +27,21 @@ Kind = Literal["change", "gradient"]
 class Told:
     """What came of one array: values, which of them are known, and how exactly.
 
-    `values` (float64, the array's shape) are those of the exchange's `kind`; where `known` (booleans of
-    that shape, None: all) is false a value means nothing. `std` (one number, or that shape) is the
-    standard deviation of the error that is to be expected of a known value: of a codec's rounding, of
-    noise that is on record. 0 is exact but for the wire's dtype.
+    `values` (float64, the array's shape) are those of the exchange's `kind`, true where `known` (booleans of
+    that shape, None: all). Elsewhere the truth is at most `within` (one number, or that shape) from the
+    value: what top-k left out is smaller than the least that it sent. Infinite: such a value means nothing.
+    `std` (one number, or that shape) is the standard deviation of the error that is to be expected of a
+    known value, and of such a bound: of a codec's rounding, of noise that is on record. 0 is exact but
+    for the wire's dtype.
     """
 
     values: NDArray
     known: NDArray | None = None
     std: float | NDArray = 0.0
+    within: float | NDArray = math.inf
 
     def __post_init__(self) -> None:
-        for name, given in (("known", self.known), ("std", self.std)):
+        for name, given in (("known", self.known), ("std", self.std), ("within", self.within)):
             if isinstance(given, np.ndarray) and given.shape != self.values.shape:
                 raise ConfigError(
                     f"{name} has shape {given.shape}, the values {self.values.shape}; give one an entry"
@@ -48,6 +52,11 @@ class Told:
         """Which values are known, as booleans of their shape."""
         return np.ones(self.values.shape, bool) if self.known is None else self.known
 
+    @property
+    def bounded(self) -> NDArray:
+        """Which values are not known but bounded, as booleans of their shape."""
+        return ~self.mask & np.isfinite(self.within)
+
 
 @dataclass(frozen=True, eq=False)
 class Exchange:
@@ -55,9 +64,10 @@ class Exchange:
 
     `weights` are those that training began with, by key, as the client had them; `told` what came back of
     them, whole arrays by key (rows that were not sent are not `known`). Kind "change": the weights
-    after training less those before, of a sum the mean weighted by examples; "gradient": the mean
-    gradient. `training` is what this message asked for, `examples` the training rows as the client says
-    (of a sum, of all), 0 where it does not; `clients` of how many this is the sum.
+    after training less those before, of a sum the mean weighted by examples, or where the clients count
+    `alike` the plain one; "gradient": the mean gradient. `training` is what this message asked for,
+    `examples` the training rows as the client says (of a sum, of all), 0 where it does not; `clients` of
+    how many this is the sum.
 
     Where clients train on from weights of their own, the arrays named in `stale` are those whose weights
     before training the server was not told exactly: `weights` hold the last that it was, and what is told
@@ -73,21 +83,33 @@ class Exchange:
     examples: int
     kind: Kind = "change"
     clients: int = 1
+    alike: bool = False
     stale: frozenset[str] = frozenset()
     goes_on: bool = False
     clipping_norm: float = 0.0
     clipping_order: Literal[1, 2] = 2
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many rows each client has: of a sum, of which no more is told, as equal as can be."""
+        least, more = divmod(self.examples, self.clients)
+        return (least + 1,) * more + (least,) * (self.clients - more)
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """Rows of each client that took part: all, or as many as its steps see where these are fewer."""
+        most = self.training.steps * self.training.batch_size
+        return tuple(min(size, most) if most else size for size in self.sizes)
+
+    @property
     def rows(self) -> int:
-        """Rows that took part: all of a client's, or as many as its steps see where these are fewer."""
-        seen = self.training.steps * self.training.batch_size
-        return min(self.examples, seen) if seen and self.clients == 1 else self.examples
+        """Rows that took part, of all clients."""
+        return sum(self.seen)
 
     @property
     def steps(self) -> int:
-        """Optimiser steps that a client of so many rows took."""
-        return 1 if self.kind == "gradient" else self.training.step_count(self.examples)
+        """Optimiser steps that a client took; of a sum, the largest."""
+        return 1 if self.kind == "gradient" else self.training.step_count(self.sizes[0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,6 +62,9 @@ def leak(
     trials: Annotated[
         int | None, typer.Option("--trials", metavar="N", help="Clients to attack. \\[default: the tier's]")
     ] = None,
+    rounds: Annotated[
+        int, typer.Option("--rounds", metavar="N", help="Of each client, attacked together.")
+    ] = 1,
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", help="Of every random draw. \\[default: 0]")
     ] = None,
@@ -102,6 +105,7 @@ def leak(
         rules=Rules(fail_on=tuple(fail_on), budget=budget) if fail_on else Rules(budget=budget),
         clients=clients,
         trials=trials,
+        rounds=rounds,
         config=tuple(config or ()),
         data=data,
         seed=seed,
@@ -126,6 +130,7 @@ class _Wanted:
     rules: "Rules"
     clients: int | None
     trials: int | None
+    rounds: int
     config: tuple[str, ...]
     data: str | None
     seed: int | None
@@ -144,6 +149,7 @@ def _built_in(console: Console, wanted: _Wanted, folder: Path) -> "AuditResult":
         attacks=wanted.attacks,
         clients=wanted.clients,
         trials=wanted.trials,
+        rounds=wanted.rounds,
         overrides=overrides_of(wanted.config, data=wanted.data, seed=wanted.seed),
     )
     checked_folder(folder)
@@ -163,6 +169,8 @@ def _app(console: Console, wanted: _Wanted, network: str, folder: Path) -> "Audi
         raise ConfigError(f"--threat {wanted.threat} is for the built-in app; an app of others takes curious")
     if wanted.data is not None:
         raise ConfigError("--data is for the built-in app; an app of others has its own")
+    if wanted.rounds != 1:
+        raise ConfigError(f"--rounds {wanted.rounds} is for the built-in app; an app of others is seen once")
     if wanted.clients is None:
         raise ConfigError("a Flower app does not say how many clients it has; give --clients N")
     description = described(network, wanted.target)

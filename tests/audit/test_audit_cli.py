@@ -70,6 +70,10 @@ def test_sums_of_many_pass_once_there_are_enough_trials(fedeff):
         ("leak --tier", "Option '--tier' requires an argument"),
         ("matrix --attack fong", "unknown attack 'fong'; did you mean 'phong'"),
         ("matrix --defence pruneing", "unknown defence 'pruneing'"),
+        ("matrix --accuracy-rounds -1", "accuracy rounds = -1"),
+        ("leak --rounds 0", "rounds = 0; expected 1 to"),
+        ("leak --rounds 2 --threat malicious", "rounds = 2 with threat malicious"),
+        ("leak . --network a:b --rounds 2", "--rounds 2 is for the built-in app"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_one_line_and_status_3(fedeff, arguments, said):

@@ -64,3 +64,19 @@ def test_a_mistyped_defence_is_an_error_and_what_does_not_fit_is_told(tmp_path) 
     with pytest.raises(ConfigError, match="cohort = 50, but there are 20 clients"):
         made(tmp_path, "secure(50)")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cell_without_a_number_says_why(tmp_path) -> None:
+    told = audit_matrix(
+        replace(OPEN, batch_size=4),
+        tmp_path,
+        attacks=["phong", "r-gap"],
+        defences=["secure(20)"],
+        clients=20,
+        trials=1,
+        processes=1,
+    )
+    mixed, refused = (told.cell(attack, "secure(20)", True) for attack in ("phong", "r-gap"))
+    assert (mixed.trials, mixed.psnr_db, mixed.obstacle) == (1, None, "it was tried, and told nothing")
+    assert refused.trials == 0
+    assert "r-gap rebuilds one row from one step" in refused.obstacle

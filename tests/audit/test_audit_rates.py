@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from fedeff.audit.judging.rates import clean_trials_for, holm, rate_below
+from fedeff.audit.judging.rates import chance_of, clean_trials_for, holm, rate_below
 from fedeff.errors import ConfigError
 
 
@@ -21,6 +21,14 @@ def test_without_a_leak_the_bound_is_closed(trials, confidence):
 def test_at_the_bound_so_few_leaks_have_the_remaining_probability(data, trials):
     leaks = data.draw(st.integers(0, trials - 1))
     assert binom.cdf(leaks, trials, rate_below(leaks, trials)) == pytest.approx(0.05, rel=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), tries=st.integers(1, 200), rate=st.floats(1e-3, 0.999))
+def test_the_chance_of_so_many_hits_is_the_binomial_tail(data, tries, rate):
+    hits = data.draw(st.integers(0, tries))
+    expected = binom.sf(hits - 1, tries, rate)
+    assert chance_of(hits, tries, rate) == pytest.approx(expected, rel=1e-9, abs=1e-300)
 
 
 def test_nothing_is_known_without_trials_and_if_all_leak():

@@ -248,3 +248,19 @@ def test_a_browser_draws_the_page_and_its_pictures(tmp_path, shown, scheme):
     assert (strips < 0.02).all(axis=2).mean() > 0.1  # the digits' black, in the dark as well
     assert (strips > 0.98).all(axis=2).mean() > 0.02  # and their white
     assert (np.abs(strips - badge).max(axis=2) < 0.05).sum() > 1000
+
+
+def test_several_rounds_are_said_where_it_says_what_was_seen(tmp_path):
+    page = write_audit(replace(full_audit(), exchanges=4), tmp_path).read_text()
+    assert "numbers of one client in each of 4 rounds" in page
+    assert "The table is of the first round" in page
+    assert "The table is of the first round" not in write_audit(full_audit(), tmp_path).read_text()
+
+
+def test_what_a_naive_attack_breaks_is_broken_and_unfinished_attacks_are_told(tmp_path):
+    plain = matrix(attacks=2, defences=1)
+    cells = tuple(replace(one, leaks=0 if one.adaptive else 1, unfinished=2) for one in plain.cells[2:])
+    page = Page(write_matrix(replace(plain, cells=cells), tmp_path).read_text())
+    assert page.texts[page.texts.index("Not broken") + 1] == "0"
+    assert "2 of 3" in page.texts
+    assert "All 2 cells; in 2 an attack did not come to its end" in page.texts

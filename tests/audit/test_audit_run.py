@@ -1,5 +1,7 @@
 """Whole audits on digits: what leaks fails, what is hidden does not, too few trials prove nothing."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -31,6 +33,16 @@ def without_time(result: AuditResult) -> AuditResult:
         worst_case=still(result.worst_case),
         provenance=replace(result.provenance, seconds=0.0, started_at=""),
     )
+
+
+def test_asking_for_an_audit_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from fedeff.audit import audit_leak; "
+        "heavy = {'torch', 'ray', 'flwr', 'matplotlib', 'sklearn', 'scipy'} & sys.modules.keys(); "
+        "sys.exit(f'{audit_leak.__name__} loads {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_open_configuration_fails_for_any_number_of_processes(tmp_path) -> None:

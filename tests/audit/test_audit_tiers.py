@@ -30,6 +30,14 @@ def test_a_named_attack_has_the_effort_of_the_tier_and_its_own_seconds_else() ->
     assert (other.attack, other.seconds) == ("dlg", quick.seconds)
 
 
+def test_quick_leaves_searches_among_many_numbers_to_higher_tiers() -> None:
+    exact, long = {"labels", "phong"}, {"levenberg-marquardt", "inverting-gradients"}
+    bounded = {one.attack for one in tier_of("quick").images if one.most_unknowns}
+    assert long <= bounded
+    assert not exact & bounded
+    assert not any(one.most_unknowns for one in (*tier_of("standard").images, *tier_of("deep").images))
+
+
 def test_a_mistyped_name_is_never_an_empty_list() -> None:
     with pytest.raises(ConfigError, match="did you mean 'phong'"):
         efforts_of(tier_of("quick"), "classify", "curious", ["labels", "fong"])

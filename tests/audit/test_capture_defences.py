@@ -1,14 +1,18 @@
 """Views of updates that are coded, summed or noisy: what is lost on the way is said, and nothing else is."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from audit.capturing import CLIENTS, check, retrained, samples_of, small
+import torch
+from audit.capturing import CLIENTS, check, gradients, retrained, samples_of, small
 
 from fedeff.audit.capturing.capture import capture
 from fedeff.audit.capturing.cohort import mean_exchange
 from fedeff.audit.capturing.recording import Recorder
+from fedeff.audit.naive import naive
+from fedeff.audit.replay.matching import Matching
 from fedeff.core.errors import AuditError
 from fedeff.core.layers import decode_record
 
@@ -53,6 +57,24 @@ def test_what_is_told_is_what_the_production_decoder_handed_to_the_strategy(spec
                     assert told.mask.sum() == max(1, round(TRAVELS[spec] * moved.size))
 
 
+def test_in_a_mean_of_clients_what_some_left_out_lies_within_the_sum_of_their_bounds():
+    settings = small(codec="top_k(0.3)")
+    shown = capture(settings, CLIENTS)
+    mean = mean_exchange([one.view.first for one in shown])
+    rows = [one.view.first.examples for one in shown]
+    truly = [retrained(settings, one.partition, one.view.first) for one in shown]
+    for key, told in mean.told.items():
+        change = sum(count * each[key] for count, each in zip(rows, truly, strict=True)) / sum(rows)
+        bounded = told.bounded
+        np.testing.assert_array_equal(bounded, ~told.mask)
+        beyond = (np.abs(told.values - change) - told.within)[bounded]
+        assert beyond.max(initial=-1.0) < 1e-7
+        assert np.all(told.within[bounded] < 2 * np.abs(change).max())
+    for one in naive(shown[0].view).first.told.values():
+        assert not one.bounded.any()
+        assert one.known is None
+
+
 @pytest.mark.parametrize("spec", ["uniform(4)", "tern_grad", "qsgd", "chain(random_k(0.5), uniform(4))"])
 def test_the_deviation_covers_what_the_wire_really_lost(spec):
     settings = small(codec=spec)
@@ -81,6 +103,40 @@ def test_secure_sums_are_the_means_of_the_plain_updates_of_those_left():
             wrong = np.abs(told.values - mean.told[key].values)
             assert 0 < told.std < 1e-5
             assert wrong.max() < 6 * told.std + 1e-7
+
+
+@pytest.mark.parametrize(("steps", "batch"), [(1, 1), (2, 3), (1, 500)])
+def test_rows_of_a_secure_sum_of_clients_of_unequal_size_are_replayed_by_their_share(steps, batch):
+    settings = small(local_steps=steps, batch_size=batch, secure_aggregation="lightsecagg", cohort=10)
+    (one,) = capture(settings, 10)
+    exchange = one.view.first
+    assert exchange.examples % 10  # else this shows nothing
+    assert exchange.rows == len(one.truth) == (10 * steps * batch if batch < 500 else exchange.examples)
+    assert exchange.sizes == tuple(len(samples_of(settings, each, 10)) for each in one.partition)
+    rows = (torch.from_numpy(one.truth.inputs).double(), torch.from_numpy(one.truth.labels))
+    (found,) = Matching(one.view).simulated(*rows)
+    sizes, start = exchange.sizes, 0
+    mean = dict.fromkeys(found, 0.0)
+    for size, seen in zip(sizes, exchange.seen, strict=True):
+        held = [part[start : start + seen] for part in (one.truth.inputs, one.truth.labels)]
+        # In the order in which the rows come here, which need not be that of the client.
+        weights = {key: np.asarray(value, np.float32) for key, value in exchange.weights.items()}
+        for begin in range(0, seen, batch):
+            part = [each[begin : begin + batch] for each in held]
+            moved = gradients(replace(exchange, weights=weights), one.view.public.network(), *part)
+            weights = {
+                key: weights[key] - np.float32(exchange.training.learning_rate * moved[key])
+                for key in weights
+            }
+        for key in mean:
+            mean[key] = mean[key] + size / sum(sizes) * (
+                weights[key].astype(np.float64) - exchange.weights[key]
+            )
+        start += seen
+    for key, told in exchange.told.items():
+        np.testing.assert_allclose(found[key], mean[key], atol=1e-6)
+        if steps == 1:  # several steps see the rows in an order that nobody knows
+            np.testing.assert_allclose(found[key], told.values, atol=1e-6 + 6 * told.std)
 
 
 def test_under_a_secure_sum_the_entries_that_all_clients_draw_are_known():

@@ -92,6 +92,42 @@ def test_what_lossy_error_feedback_owed_widens_the_deviation(spec):
     assert np.mean(second.std) > np.mean(first.std)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "top_k(0.1)",
+        "ef21(top_k(0.1))",
+        "error_feedback(top_k(0.3))",
+        "chain(top_k(0.1), uniform(8))",
+        "chain(top_k(0.3), uniform(2))",
+        "chain(top_k(0.3), tern_grad)",
+        "error_feedback(chain(top_k(0.3), uniform(8)))",
+    ],
+)
+def test_what_top_k_left_out_lies_within_its_bound(spec):
+    channel, rng = Channel(spec, 20), np.random.default_rng(21)
+    for turn in range(4):
+        x = rng.normal(size=(30, 20)).astype(np.float32)
+        known = channel.sent({"w": x})["w"]
+        left_out = ~known.known
+        within = np.broadcast_to(known.within, x.shape)[left_out]
+        assert np.all(np.abs(x - known.values)[left_out] <= within * (1 + 1e-6)), turn
+        assert np.all(within < 2 * np.abs(x).max()), turn  # it says something
+        if spec == "top_k(0.1)":
+            np.testing.assert_array_equal(within, np.abs(x[known.known]).min())
+
+
+def test_what_was_left_out_by_chance_has_no_bound():
+    x = np.random.default_rng(22).normal(size=50).astype(np.float32)
+    for spec in (
+        "random_k(0.5)",
+        "chain(random_k(0.5), uniform(8))",
+        "error_feedback(random_k(0.5, unbiased=False))",
+    ):
+        known = Channel(spec, 23).sent({"w": x})["w"]
+        assert np.all(np.isinf(np.broadcast_to(known.within, x.shape)[~known.known]))
+
+
 def test_ef21_tells_the_entries_that_it_corrects():
     channel, rng = Channel("ef21(top_k(0.2))", 7), np.random.default_rng(8)
     for _ in range(3):

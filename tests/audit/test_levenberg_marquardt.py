@@ -1,5 +1,6 @@
 """Inputs by least squares and by L-BFGS: on networks that can be inverted, masked, noisy, kinked."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from audit.views import SmoothNet, digits, psnr, seeded, some_known, view_of
 
 from fedeff.audit.attacks.dlg import DeepLeakage
+from fedeff.audit.attacks.inverting_gradients import InvertingGradients
 from fedeff.audit.attacks.levenberg_marquardt import LevenbergMarquardt
 from fedeff.audit.finding import Budget
 from fedeff.audit.replay.bounds import cramer_rao, information, psnr_of
@@ -91,6 +93,36 @@ def test_dlg_rebuilds_a_digit(joint):
     finding = _run(DeepLeakage(joint_labels=joint, restarts=1), view_of(seeded(SmoothNet), x, y)[0])
     assert psnr(finding.inputs, x) > 40
     assert finding.labels.tolist() == y.tolist()
+
+
+def without_last_layer(view):
+    told = {key: one for key, one in view.first.told.items() if not key.startswith("fc.")}
+    return replace(view, exchanges=(replace(view.first, told=told),))
+
+
+def test_a_label_that_nothing_betrays_is_tried():
+    x, y = digits(1)
+    finding = _run(LevenbergMarquardt(), without_last_layer(view_of(seeded(SmoothNet), x, y)[0]))
+    assert psnr(finding.inputs, x) > 40
+    assert finding.labels.tolist() == y.tolist()
+
+
+def test_of_several_rows_only_dlg_goes_without_labels():
+    view = without_last_layer(view_of(seeded(SmoothNet), *digits(2))[0])
+    assert "last layer" in LevenbergMarquardt().obstacle(view)
+    assert "last layer" in InvertingGradients().obstacle(view)
+    assert DeepLeakage().obstacle(view) is None
+
+
+@pytest.mark.parametrize("dense", [0, 10_000])
+def test_a_small_budget_is_heeded_on_a_big_problem(dense):
+    network = seeded(lambda: SmoothNet(side=24))
+    x = np.random.default_rng(0).random((1, 1, 24, 24), dtype=np.float32)
+    view, _ = view_of(network, x, np.array([3]))
+    began = time.process_time()
+    finding = LevenbergMarquardt(dense=dense).run(view, Budget(0.1), np.random.default_rng(0))
+    assert time.process_time() - began < 4
+    assert not finding.converged
 
 
 @pytest.mark.parametrize("attack", [LevenbergMarquardt(), DeepLeakage()], ids=lambda one: one.name)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from audit.views import SmoothNet, digits, seeded, some_known, view_of
 from torch import nn
 
+from fedeff.audit.replay.jacobian import jacobian
 from fedeff.audit.replay.matching import Matching
 from fedeff.audit.view import Exchange, ServerView, Told
 from fedeff.clients import LocalTraining
@@ -143,6 +144,38 @@ def test_unknown_entries_and_their_values_do_not_matter():
     assert float(found.abs().max()) < 1e-9
 
 
+def _bounded(view, share=0.1):
+    """The view of which only the largest entries came, and a bound on the others."""
+    told = {}
+    for key, one in view.first.told.items():
+        least = np.quantile(np.abs(one.values), 1 - share)
+        known = np.abs(one.values) >= least
+        told[key] = Told(np.where(known, one.values, 0.0), known, one.std, least)
+    return replace(view, exchanges=(replace(view.first, told=told),))
+
+
+def test_what_is_left_out_counts_where_it_is_beyond_its_bound_and_nowhere_else():
+    x, y = digits(2)
+    whole, _ = view_of(seeded(SmoothNet), x, y, exact=True)
+    view, other = _bounded(whole), torch.rand(2, 1, 8, 8, dtype=torch.float64)
+    matching, blind = Matching(view, scale="none"), Matching(view, scale="none", bounds=False)
+    at, labels = _tensors(x, y)
+    assert float(matching.squared(at, labels)) < 1e-20
+    assert float(matching.cosine(at, labels)) == pytest.approx(0, abs=1e-9)
+    (simulated,) = matching.simulated(other, labels)
+    beyond = sum(
+        np.sum(np.maximum(np.abs(simulated[key].numpy()) - one.within, 0)[~one.known] ** 2)
+        for key, one in view.first.told.items()
+    )
+    assert beyond > 0
+    added = float(matching.squared(other, labels) - blind.squared(other, labels))
+    assert added == pytest.approx(beyond)
+    assert float(matching.cosine(other, labels)) >= float(blind.cosine(other, labels))
+    # The Jacobian by rows is that of the whole.
+    whole_rows = torch.func.jacrev(lambda z: matching.residual(z, labels))(other).flatten(1).T
+    torch.testing.assert_close(jacobian(matching, other, labels), whole_rows)
+
+
 def test_residuals_are_in_units_of_what_is_told():
     x, y = digits(1)
     view, _ = view_of(seeded(SmoothNet), x, y, exact=True)
@@ -229,7 +262,6 @@ def test_batches_are_normalised_as_when_training_and_statistics_stay():
         ({"training": LocalTraining(perturbation="smooth-out")}, "smooth-out"),
         ({"training": LocalTraining(autocast=True)}, "autocast"),
         ({"examples": 0}, "how many rows"),
-        ({"clients": 2, "examples": 3, "training": LocalTraining(epochs=2)}, "equal shares"),
         ({"told": {}}, "nothing is known"),
     ],
 )
@@ -278,8 +310,7 @@ def test_each_row_adds_its_share():
     other = torch.rand_like(at)
     moved = matching.residual(other, labels) - matching.residual(at, labels)
     shares = [
-        matching.share(other[i : i + 1], labels[i : i + 1]) - matching.share(at[i : i + 1], labels[i : i + 1])
-        for i in range(3)
+        matching.share(other[[i]], labels[[i]], i) - matching.share(at[[i]], labels[[i]], i) for i in range(3)
     ]
     assert matching.separable
     torch.testing.assert_close(sum(shares), moved)

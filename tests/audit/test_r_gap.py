@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedeff.audit.attacks.layer_chain import Activation, chain_of
+from fedeff.audit.attacks.layer_patches import patches_of
 from fedeff.audit.attacks.r_gap import RGap
 from fedeff.audit.finding import Budget
 from fedeff.clients import LocalTraining
@@ -28,6 +29,57 @@ def convolutions(activation: Callable[[], nn.Module]) -> nn.Module:
             nn.Linear(512, 10),
         )
     )
+
+
+def pooled(*first: nn.Module, side: int) -> nn.Module:
+    """Some layers that leave 12 channels of that side, and dense layers."""
+    return nn.Sequential(*first, nn.Flatten(), nn.Linear(12 * side**2, 24), nn.ReLU(), nn.Linear(24, 10))
+
+
+@pytest.mark.parametrize(
+    ("make", "least"),
+    [
+        (lambda: build("cnn", input_shape=(1, 8, 8)), 60),
+        (lambda: pooled(nn.Conv2d(1, 12, 3, padding=2), nn.AvgPool2d(2), nn.Tanh(), side=5), 60),
+    ],
+    ids=["cnn", "mean"],
+)
+def test_pooling_is_undone(make: Callable[[], nn.Module], least: float) -> None:
+    view, truth = view_of(seeded(make), *digits(1, seed=4), kind="gradient")
+    found = RGap().run(view, Budget(60), np.random.default_rng(0))
+    assert found.inputs is not None
+    assert psnr(found.inputs, truth.inputs) > least
+    assert found.converged
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ((nn.Conv2d(1, 3, 3), nn.MaxPool2d(3, stride=2)), "overlap"),
+        ((nn.Conv2d(1, 3, 3), nn.MaxPool2d(2, padding=1)), "overlap"),
+        ((nn.Conv2d(1, 3, 3), nn.MaxPool2d(2, ceil_mode=True)), "overlap"),
+        ((nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AvgPool2d(2)), "means after an activation"),
+        ((nn.Conv2d(1, 3, 3), nn.MaxPool2d(2), nn.MaxPool2d(2)), "not pool what a convolution gave"),
+        ((nn.MaxPool2d(2), nn.Conv2d(1, 3, 3)), "cannot be undone"),
+    ],
+    ids=["overlap", "padding", "ceiling", "mean-of-relu", "twice", "first"],
+)
+def test_pooling_that_cannot_be_undone_is_refused(layers: tuple[nn.Module, ...], message: str) -> None:
+    network = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(10))
+    network(torch.zeros(1, 1, 8, 8))
+    with pytest.raises(AuditError, match=message):
+        chain_of(network, (1, 8, 8))
+
+
+def test_the_adjoint_of_patches_is_their_transpose() -> None:
+    rng = torch.Generator().manual_seed(0)
+    for pooling in (nn.MaxPool2d(2), nn.AvgPool2d((2, 3)), nn.Identity()):
+        network = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), pooling, nn.Flatten(), nn.LazyLinear(2))
+        network(torch.zeros(1, 2, 6, 7))
+        patches = patches_of(chain_of(network.double(), (2, 6, 7))[0])
+        x = torch.randn(2, 6, 7, generator=rng, dtype=torch.float64)
+        u = torch.randn(patches.of(x).shape, generator=rng, dtype=torch.float64)
+        assert torch.isclose((patches.of(x) * u).sum(), (x * patches.back(u)).sum())
 
 
 @pytest.mark.parametrize(
@@ -94,7 +146,6 @@ class _Shortcut(nn.Module):
 @pytest.mark.parametrize(
     ("network", "training", "message"),
     [
-        (build("cnn", input_shape=(1, 8, 8)), LocalTraining(), "max_pool2d"),
         (build("resnet20-small", input_shape=(1, 8, 8)), LocalTraining(), "norm"),
         (_Shortcut(), LocalTraining(), "more than the layer before"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU()), LocalTraining(), "without an activation"),

@@ -92,6 +92,16 @@ def test_only_attacks_that_work_on_the_control_have_to_end():
     )
 
 
+def test_an_attack_that_never_had_time_is_not_one_that_fails():
+    dlg = {ended: trial(image_score(9.0), ended, attack="dlg").attempts for ended in ("budget", "converged")}
+    hurried, done = (replace(CLEAN, attempts=CLEAN.attempts + dlg[ended]) for ended in dlg)
+    rushed = replace(CONTROL, attempts=CONTROL.attempts + dlg["budget"])
+    useless = replace(CONTROL, attempts=CONTROL.attempts + dlg["converged"])
+    assert decide([hurried] * ENOUGH, [rushed], Rules()).outcome == "INCONCLUSIVE"
+    assert decide([done] * ENOUGH, [rushed], Rules()).outcome == "PASS"
+    assert decide([hurried] * ENOUGH, [useless], Rules()).outcome == "PASS"
+
+
 def test_a_trial_without_a_working_attack_proves_nothing():
     untried = Trial((3,), 1, 1, 4000, (), {LM: "two rows are summed"})
     verdict = decide([untried] * ENOUGH, [CONTROL], Rules())

@@ -5,10 +5,19 @@ import torch
 from torch import Tensor
 
 from fedeff.audit.attacks.labels import LabelInference, infer_labels
-from fedeff.audit.replay.matching import Matching, Scale, obstacle_to_replay
+from fedeff.audit.replay.matching import Matching, obstacle_to_replay, replayed_rows
+from fedeff.audit.replay.targets import Scale
 from fedeff.audit.view import Labels, ServerView
 
-__all__ = ["best_scale", "known_labels", "obstacle_to_optimising", "random_inputs"]
+__all__ = [
+    "are_told",
+    "best_scale",
+    "known_labels",
+    "labels_to_try",
+    "obstacle_to_optimising",
+    "obstacle_to_trying",
+    "random_inputs",
+]
 
 _NOISE_OF_ONE, _NOISE_OF_SEVERAL = 0.1, 0.3  # of the range
 
@@ -19,7 +28,30 @@ def obstacle_to_optimising(view: ServerView) -> str | None:
         return "inputs are tokens; use an attack on text"
     if obstacle := obstacle_to_replay(view):
         return obstacle
-    return LabelInference().obstacle(view) if view.labels is None else None
+    return None if are_told(view) else LabelInference().obstacle(view)
+
+
+def obstacle_to_trying(view: ServerView) -> str | None:
+    """Why inputs cannot be sought under any labels, in one line; None where they can.
+
+    Of one row every class can be tried where nothing betrays it; of several there are too many choices.
+    """
+    obstacle = obstacle_to_optimising(view)
+    if obstacle is None or view.public.task != "classify" or obstacle_to_replay(view):
+        return obstacle
+    return None if replayed_rows(view.first, view) == 1 else obstacle
+
+
+def are_told(view: ServerView) -> bool:
+    """Whether labels are known, or betrayed by the last layer."""
+    return view.labels is not None or LabelInference().obstacle(view) is None
+
+
+def labels_to_try(view: ServerView, rows: int) -> list[Labels]:
+    """The labels that are known or betrayed, alone; where they are not, of one row each class in turn."""
+    if are_told(view):
+        return [known_labels(view, rows)]
+    return [np.array([label]) for label in range(view.public.classes)]
 
 
 def known_labels(view: ServerView, rows: int) -> Labels:

@@ -8,9 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedeff.audit.attacks.candidates import best_scale, known_labels, obstacle_to_optimising, random_inputs
+from fedeff.audit.attacks.candidates import (
+    are_told,
+    best_scale,
+    known_labels,
+    obstacle_to_optimising,
+    random_inputs,
+)
 from fedeff.audit.finding import Budget, Finding
-from fedeff.audit.replay.matching import Matching
+from fedeff.audit.replay.matching import Matching, obstacle_to_replay
 from fedeff.audit.view import NDArray, ServerView
 from fedeff.core.errors import AuditError
 from fedeff.models.threads import one_thread
@@ -25,10 +31,10 @@ _LEAST_PROGRESS = 1e-6  # of the loss over so many steps: less is the end
 class DeepLeakage:
     """Rebuilds inputs by L-BFGS on the squared difference of gradients (DLG, Zhu et al., arXiv:1906.08935).
 
-    Labels are inferred first; with `joint_labels` they are optimised as probabilities beside the inputs, as
-    the paper does (its algorithm 1), and the likeliest class is reported. Strong Wolfe line search, history
-    100, no tolerance but the loss itself. Restarts are ranked by the loss alone. Stops early on networks with
-    rectifiers, whose gradients do not move smoothly.
+    Labels are inferred first; with `joint_labels`, or where nothing betrays them, they are optimised as
+    probabilities beside the inputs, as the paper does (its algorithm 1), and the likeliest class is reported.
+    Strong Wolfe line search, history 100, no tolerance but the loss itself. Restarts are ranked by the loss
+    alone. Stops early on networks with rectifiers, whose gradients do not move smoothly.
     """
 
     name: str = "dlg"
@@ -40,6 +46,8 @@ class DeepLeakage:
 
     def obstacle(self, view: ServerView) -> str | None:
         """Why it cannot be tried on this view, in one line; None where it can."""
+        if view.public.task == "classify" and not are_told(view):
+            return obstacle_to_replay(view)
         return obstacle_to_optimising(view)
 
     def run(self, view: ServerView, budget: Budget, rng: np.random.Generator) -> Finding:
@@ -64,7 +72,7 @@ class DeepLeakage:
         self, view: ServerView, matching: Matching, budget: Budget, rng: np.random.Generator
     ) -> "_End":
         x = random_inputs(view, matching, rng).requires_grad_(True)
-        if not self.joint_labels:
+        if are_told(view) and not self.joint_labels:
             y = torch.from_numpy(np.asarray(known_labels(view, matching.rows)))
             end = self._minimised([x], lambda: matching.squared(x, y), budget)
             return _End(x.detach().numpy(), y.numpy(), *end)

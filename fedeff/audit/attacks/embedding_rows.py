@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import chi2
+from scipy.special import chdtri
 from torch import nn
 
 from fedeff.audit.finding import Budget, Finding
@@ -70,7 +70,7 @@ def occurrence(exchange: Exchange, network: nn.Module, most: int) -> Occurrence 
     count = known.sum(axis=1)
     noisy = std.max(axis=1) > 0
     surprise = (np.square(moved) / np.square(np.where(std > 0, std, 1.0))).sum(axis=1)
-    limit = chi2.isf(_LEVEL / len(moved), np.maximum(count, 1))
+    limit = chdtri(np.maximum(count, 1), _LEVEL / len(moved))
     seen = np.where(noisy, surprise > limit, (moved != 0).any(axis=1)) & (count > 0)
     if most and seen.sum() > most:
         return None

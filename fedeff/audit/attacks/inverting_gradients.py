@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedeff.audit.attacks.candidates import best_scale, known_labels, obstacle_to_optimising, random_inputs
+from fedeff.audit.attacks.candidates import best_scale, labels_to_try, obstacle_to_trying, random_inputs
 from fedeff.audit.attacks.least_squares import Descent, Stopping, descend
 from fedeff.audit.finding import Budget, Finding
 from fedeff.audit.replay.matching import Matching
@@ -34,8 +34,9 @@ class InvertingGradients:
     Adam on the sign of the gradient, `step_size` times 0.1 at 3/8, 5/8 and 7/8 of the iterations, images
     kept in their range. Of a change after several local steps it is the change that is matched, through
     the unrolled steps (section 6). Up to `restarts` begin at other images, until one fits; the one of
-    least `1 - cos` is told. Labels come first, analytically, where they are not known. `alpha` weighs
-    the mean total variation, which is none where the inputs are no images.
+    least `1 - cos` is told. Labels come first, analytically, where they are not known; where nothing betrays
+    that of a single row, restarts go through the classes. `alpha` weighs the mean total variation, which is
+    none where the inputs are no images.
 
     What comes out is blurred by the prior. With `polish`, where no noise is on record, damped Gauss-Newton
     steps on the difference itself follow (not in the paper), and count where they bring it down.
@@ -63,7 +64,7 @@ class InvertingGradients:
 
     def obstacle(self, view: ServerView) -> str | None:
         """Why it cannot be tried on this view, in one line; None where it can."""
-        return obstacle_to_optimising(view)
+        return obstacle_to_trying(view)
 
     def run(self, view: ServerView, budget: Budget, rng: np.random.Generator) -> Finding:
         """The images of the restart with the least loss, and the labels they were sought under."""
@@ -71,19 +72,21 @@ class InvertingGradients:
         if obstacle := self.obstacle(view):
             raise AuditError(f"inverting-gradients cannot run: {obstacle}")
         matching = Matching(view)
-        y = torch.from_numpy(np.asarray(known_labels(view, matching.rows)))
+        tried = [torch.from_numpy(np.asarray(one)) for one in labels_to_try(view, matching.rows)]
+        restarts = max(self.restarts, len(tried))
         with one_thread():
-            planned = self._planned(matching, y, view.public, budget)
+            planned = self._planned(matching, tried[0], view.public, budget, restarts)
             sharp = self._sharpened(view)
             ends: list[_End] = []
-            while len(ends) < self.restarts and not (ends and (ends[-1].fits or budget.spent)):
-                start = random_inputs(view, matching, rng)
+            while len(ends) < restarts and not (ends and (ends[-1].fits or budget.spent)):
+                start, y = random_inputs(view, matching, rng), tried[len(ends) % len(tried)]
                 end = self._descend(matching, y, start, view.public, planned, budget)
                 ends.append(_polished(sharp, end, y, view.public, budget) if sharp else end)
-        best = min(ends, key=lambda end: (not end.fits, end.loss))
+        place = min(range(len(ends)), key=lambda at: (not ends[at].fits, ends[at].loss))
+        best, y = ends[place], tried[place % len(tried)]
         done = sum(end.iterations for end in ends)
         facts = {"iterations": float(done), "restarts": float(len(ends))}
-        converged = best.fits or done == self.iterations * self.restarts
+        converged = best.fits or done == self.iterations * restarts
         seconds = time.monotonic() - began
         return Finding(self.name, best.x.numpy(), y.numpy(), best.loss, converged, seconds, facts)
 
@@ -93,7 +96,7 @@ class InvertingGradients:
             return []
         return [Matching(view, smoothing=width) for width in _WIDTHS]
 
-    def _planned(self, matching: Matching, y: Tensor, public: Public, budget: Budget) -> int:
+    def _planned(self, matching: Matching, y: Tensor, public: Public, budget: Budget, restarts: int) -> int:
         """Iterations of each restart: all, or as many as the budget seems to hold."""
         x = torch.full((len(y), *matching.shape), (public.lowest + public.highest) / 2, dtype=torch.float64)
         times_s = []
@@ -102,7 +105,7 @@ class InvertingGradients:
             self._gradient(matching, x, y)
             times_s.append(time.monotonic() - began)
         each_s = min(times_s)  # the first of a process takes much longer than those that follow
-        return max(1, min(self.iterations, int(budget.left_s / (each_s * self.restarts))))
+        return max(1, min(self.iterations, int(budget.left_s / (each_s * restarts))))
 
     def _descend(
         self, matching: Matching, y: Tensor, x: Tensor, public: Public, planned: int, budget: Budget

@@ -12,6 +12,7 @@ from scipy.optimize import nnls
 
 from fedeff.audit.finding import Budget, Finding
 from fedeff.audit.gradients.last_layer import Head, obstacle_to_opening, opened
+from fedeff.audit.gradients.likely_counts import likely_counts, tells_likely_counts
 from fedeff.audit.gradients.rank_one import rank_one
 from fedeff.audit.replay.matching import replayed_rows
 from fedeff.audit.view import Exchange, Labels, NDArray, ServerView
@@ -29,12 +30,13 @@ class LabelInference:
     """Infers the labels of a batch as counts of each class, in ascending order.
 
     One row: the class whose logit the gradient raises (iDLG, Zhao et al., arXiv:2001.02610), exact
-    from one step. Several rows: a linear system in the counts, solved by the pseudo-inverse, with each
-    class's probabilities from the mean input of the last layer that the ratio of weight gradient to
-    bias gradient gives (iLRG, Ma et al., "Instance-wise Batch Label Restoration via Gradients in Federated
-    Learning", ICLR 2023); a class whose logit is raised has at least one row (LLG, Wainakh et al.,
-    arXiv:2105.09369). Through several local steps, masks and noise it is an approximation. Not for text,
-    and not for models that do not end in a dense layer.
+    from one step. Several rows, of one step of which the whole layer came exactly: the counts of the
+    likeliest inputs of the layer that explain its gradient (`likely_counts`). Else a linear system in the
+    counts, with each class's probabilities from the mean input of the last layer that the ratio of weight
+    gradient to bias gradient gives (iLRG, Ma et al., "Instance-wise Batch Label Restoration via
+    Gradients in Federated Learning", ICLR 2023); a class whose logit is raised has at least one row (LLG,
+    Wainakh et al., arXiv:2105.09369). Through several local steps, masks and noise it is an approximation.
+    Not for text, and not for models that do not end in a dense layer.
     """
 
     name: str = "labels"
@@ -103,43 +105,54 @@ def _raised(view: ServerView) -> NDArray:
 def _counts(exchange: Exchange, view: ServerView) -> NDArray:
     """Counts of each class from one exchange, not rounded; they sum to the rows."""
     head, rows = opened(exchange, view), _rows(view)
-    by_logits, inside = rank_one(head.gradient, head.usual)
-    bias = head.gradient[:, 0]
+    by_logits, inside = rank_one(head.gradient, head.usual, head.std)
+    bias, error = head.gradient[:, 0], head.std / max(float(np.linalg.norm(inside)), 1e-12)
     if head.bias_std < _NOISY * np.nanmax(np.abs(bias), initial=0.0):
-        by_logits = np.where(np.isfinite(bias), bias, by_logits)
+        by_logits, error = np.where(np.isfinite(bias), bias, by_logits), head.bias_std
     if rows == 1:
         return np.asarray(np.arange(len(bias)) == np.argmin(by_logits), np.float64)
-    return _solved(head, by_logits, inside, rows)
+    if exchange.steps == 1 and tells_likely_counts(head):
+        return likely_counts(head, rows)
+    return _solved(head, by_logits, inside, rows, error)
 
 
-def _solved(head: Head, by_logits: NDArray, inside: NDArray, rows: int) -> NDArray:
+def _solved(head: Head, by_logits: NDArray, inside: NDArray, rows: int, error: float) -> NDArray:
     """Counts k >= 0 with sum `rows` for which `k @ P - k` is nearest to rows times the logits' gradient.
 
     P are the probabilities that the mean input of each class's rows gives. These inputs are first what the
     class's row of the gradient shows where the class is raised, as there its own rows outweigh the others,
     then what together with the counts explains the whole gradient of the layer better. The counts that
-    explain it best are the answer.
+    explain it best are the answer. Noise, `error` in the logits' gradient, keeps the inputs near the mean one
+    and the counts near equal ones, by as much as it outweighs what came.
     """
     typical = np.tile(inside, (len(by_logits), 1))
     own = by_logits < 0
-    ratio = head.gradient[own] / by_logits[own, None]
+    held = head.std**2 / max(float(np.mean(inside**2)), 1e-300)
+    ratio = (head.gradient[own] * by_logits[own, None] + held * inside) / (by_logits[own, None] ** 2 + held)
     typical[own] = np.where(np.isfinite(ratio), ratio, inside)
     known, best, least = np.isfinite(head.gradient), np.zeros(len(by_logits)), np.inf
     for _ in range(_REFINEMENTS):
         probabilities = head.probabilities(typical)
-        counts = _fitted(probabilities, by_logits, rows, head.shortened)
+        counts = _fitted(probabilities, by_logits, rows, head.shortened, error)
         errors = (probabilities - np.eye(len(counts))).T * counts / rows
         left = np.where(known, head.gradient - errors @ typical, 0.0)
         if np.linalg.norm(left) < least:
             best, least = counts, float(np.linalg.norm(left))
-        typical[:, 1:] += (np.linalg.pinv(errors, rcond=_WELL_TOLD) @ left)[:, 1:]
+        well_told = max(_WELL_TOLD, np.sqrt(held) / max(np.linalg.norm(errors, 2), 1e-300))
+        typical[:, 1:] += (np.linalg.pinv(errors, rcond=well_told) @ left)[:, 1:]
     return np.asarray(best * rows / max(best.sum(), 1e-12)) if head.shortened else best
 
 
-def _fitted(probabilities: NDArray, by_logits: NDArray, rows: int, shortened: bool) -> NDArray:
+def _fitted(probabilities: NDArray, by_logits: NDArray, rows: int, shortened: bool, error: float) -> NDArray:
+    """The counts of least squares; beforehand they are as of labels that are drawn evenly."""
     system, logits = probabilities.T - np.eye(len(by_logits)), rows * by_logits
+    if error:
+        equal = rows / len(by_logits)  # also their variance
+        held = rows * error / np.sqrt(equal)
+        system = np.vstack([system, held * np.eye(len(by_logits))])
+        logits = np.append(logits, np.full(len(by_logits), held * equal))
     if not shortened:
         # Of a shortened gradient only ratios are right: there classes without a row pin the counts down.
-        system = np.vstack([system, np.ones(len(by_logits))])
+        system = np.vstack([system, np.ones(system.shape[1])])
         logits = np.append(logits, float(rows))
     return np.asarray(nnls(system, logits)[0])

@@ -1,7 +1,8 @@
-"""A network as a chain: dense or convolutional layers, each with the activation after it."""
+"""A network as a chain: dense or convolutional layers, each with the pooling and the activation after it."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from fedeff.core.errors import AuditError
 
-__all__ = ["Activation", "Link", "chain_of"]
+__all__ = ["Activation", "Link", "Pool", "chain_of"]
 
 Kind = Literal["none", "relu", "leaky-relu", "sigmoid", "tanh"]
 
@@ -36,6 +37,14 @@ _CALLS: dict[Any, Kind] = {
     F.tanh: "tanh",
     "tanh": "tanh",
 }
+_POOLINGS: dict[Any, Literal["max", "mean"]] = {
+    nn.MaxPool2d: "max",
+    nn.AvgPool2d: "mean",
+    F.max_pool2d: "max",
+    torch.max_pool2d: "max",
+    F.avg_pool2d: "mean",
+}
+_SURE = 4.0  # standard deviations by which a unit is told from one that is off
 _SHAPES = (torch.flatten, "flatten", "view", "reshape")
 
 
@@ -46,10 +55,13 @@ class Activation:
     kind: Kind = "none"
     slope: float = 0.0
 
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Before the activation, and where that is known: not where a ReLU is off, not in saturation."""
+    def inverse(self, y: Tensor, error: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Before the activation, and where that is known: not where a ReLU is off, not in saturation.
+
+        `error` is that of an entry of y.
+        """
         if self.kind == "relu":
-            return y, y > 1e-6 * y.abs().max()
+            return y, _is_on(y, error)
         if self.kind == "leaky-relu":
             return torch.where(y > 0, y, y / self.slope), torch.ones_like(y, dtype=torch.bool)
         if self.kind == "sigmoid":
@@ -60,10 +72,10 @@ class Activation:
             return inside.atanh(), inside == y
         return y, torch.ones_like(y, dtype=torch.bool)
 
-    def derivative(self, y: Tensor) -> Tensor:
-        """The derivative where the activation gives `y`."""
+    def derivative(self, y: Tensor, error: float = 0.0) -> Tensor:
+        """The derivative where the activation gives `y`, of which entries have that error."""
         if self.kind == "relu":
-            return (y > 1e-6 * y.abs().max()).to(y)
+            return _is_on(y, error).to(y)
         if self.kind == "leaky-relu":
             return torch.where(y > 0, 1.0, self.slope).to(y)
         if self.kind == "sigmoid":
@@ -72,16 +84,47 @@ class Activation:
             return 1 - y**2
         return torch.ones_like(y)
 
+    def bounds(self) -> tuple[float, float]:
+        """The least and the most that it gives."""
+        least = {"relu": 0.0, "sigmoid": 0.0, "tanh": -1.0}.get(self.kind, -math.inf)
+        return least, 1.0 if self.kind in ("sigmoid", "tanh") else math.inf
+
+
+def _is_on(y: Tensor, error: float) -> Tensor:
+    """Where a ReLU that gave `y` was on, as far as that can be told from 0."""
+    return y > max(1e-6 * float(y.abs().max()), _SURE * error)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pooling by windows of `size` (height, width) side by side.
+
+    Rows and columns at the end that fill no window are dropped.
+    """
+
+    kind: Literal["none", "max", "mean"] = "none"
+    size: tuple[int, int] = (1, 1)
+
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """A layer by its name, what it reads and gives (shapes of one row), and the activation after it."""
+    """A layer by its name, what it reads and gives (shapes of one row), what pools and activates that after.
+
+    Pooling by the largest and a rising activation give the same in either order.
+    """
 
     name: str
     layer: nn.Linear | nn.Conv2d
     reads: tuple[int, ...]
     gives: tuple[int, ...]
     after: Activation
+    pool: Pool = Pool()
+
+    @property
+    def passes(self) -> tuple[int, ...]:
+        """The shape of what is left after the pooling."""
+        (high, wide), (outputs, *sides) = self.pool.size, self.gives
+        return (outputs, sides[0] // high, sides[1] // wide) if sides else self.gives
 
 
 def chain_of(network: nn.Module, input_shape: tuple[int, ...]) -> list[Link]:
@@ -112,11 +155,38 @@ def _append(links: list[Link], node: fx.Node, network: nn.Module) -> None:
     if isinstance(called, nn.Linear) or (isinstance(called, nn.Conv2d) and _is_plain(called)):
         links.append(Link(str(node.target), called, (), (), Activation()))
         return
+    if (pooling := _POOLINGS.get(type(called) if node.op == "call_module" else called)) and links:
+        links.append(_pooled(links.pop(), pooling, called, node))
+        return
     kind = _MODULES.get(type(called)) if node.op == "call_module" else _CALLS.get(called)
     if kind is None or not links or links[-1].after.kind != "none":
         raise AuditError(f"{node.name!r} cannot be undone; layers and rising activations can, in turns")
-    last = links.pop()
-    links.append(Link(last.name, last.layer, (), (), Activation(kind, _slope(called, node))))
+    links.append(replace(links.pop(), after=Activation(kind, _slope(called, node))))
+
+
+def _pooled(link: Link, kind: Literal["max", "mean"], called: object, node: fx.Node) -> Link:
+    """The link with this pooling after it. Raises AuditError for windows that are not side by side."""
+    names = ("kernel_size", "stride", "padding")
+    given = dict(zip(names, node.args[1:4], strict=False)) | dict(node.kwargs)
+    if isinstance(called, nn.MaxPool2d | nn.AvgPool2d):
+        given = {name: getattr(called, name) for name in (*names, "ceil_mode")}
+        given["dilation"] = getattr(called, "dilation", 1)
+    size = _pair(given["kernel_size"])
+    step = _pair(given.get("stride") or size)
+    plain = _pair(given.get("padding", 0)) == (0, 0) and _pair(given.get("dilation", 1)) == (1, 1)
+    if step != size or not plain or given.get("ceil_mode") or len(node.args) > 4:
+        raise AuditError(f"{node.name!r} pools by windows that overlap or reach out, which cannot be undone")
+    if link.pool.kind != "none" or not isinstance(link.layer, nn.Conv2d):
+        raise AuditError(f"{node.name!r} does not pool what a convolution gave; only that can be undone")
+    if kind == "mean" and link.after.kind != "none":
+        raise AuditError(f"{node.name!r} takes means after an activation, which cannot be undone")
+    return replace(link, pool=Pool(kind, size))
+
+
+def _pair(given: Any) -> tuple[int, int]:
+    """The same for both sides where one number is given, or a tuple of one."""
+    both = tuple(given) if isinstance(given, tuple | list) else (given,)
+    return both[0], both[-1]
 
 
 def _slope(called: object, node: fx.Node) -> float:
@@ -146,8 +216,8 @@ def _shaped(links: list[Link], network: nn.Module, input_shape: tuple[int, ...])
         network(torch.zeros(1, *input_shape, dtype=next(network.parameters()).dtype))
     for handle in handles:
         handle.remove()
-    shaped = [Link(link.name, link.layer, *seen[link.name], link.after) for link in links]
-    if any(_size(one.gives) != _size(two.reads) for one, two in pairwise(shaped)):
+    shaped = [replace(link, reads=seen[link.name][0], gives=seen[link.name][1]) for link in links]
+    if any(_size(one.passes) != _size(two.reads) for one, two in pairwise(shaped)):
         raise AuditError("something between two layers changes how many values there are")
     return shaped
 

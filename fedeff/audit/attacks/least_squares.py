@@ -42,23 +42,29 @@ def descend(
 
     Levenberg-Marquardt: `(J'J + lambda mean(diag J'J) I) step = J'r`. Up to `dense` unknowns by the whole
     Jacobian, beyond by conjugate gradients on products with it. It has converged where a step
-    gains too little, or where no damping makes one gain anything.
+    gains too little, or where no damping makes one gain anything. Time is looked at between Jacobians,
+    products and trials of a damping, so it outlasts the budget by at most one of them.
     """
     at = replace(at, loss=float(matching.squared(at.x, y)), converged=False)
     for _ in range(rule.most_steps):
         if at.loss <= rule.enough or at.converged or budget.spent:
             break
-        system = _Dense(matching, at.x, y) if at.x.numel() <= dense else _Products(matching, at.x, y)
-        at = _step(system, matching, at, y, rule.progress)
+        if at.x.numel() <= dense:
+            system: _Dense | _Products = _Dense(matching, at.x, y)
+        else:
+            system = _Products(matching, at.x, y, budget)
+        at = _step(system, matching, at, y, rule.progress, budget)
     return replace(at, converged=at.converged or at.loss <= rule.enough)
 
 
 def _step(
-    system: "_Dense | _Products", matching: Matching, at: Descent, y: Tensor, progress: float
+    system: "_Dense | _Products", matching: Matching, at: Descent, y: Tensor, progress: float, budget: Budget
 ) -> Descent:
-    """One step, with as much damping as it takes to gain something."""
+    """One step, with as much damping as it takes to gain something; none where time is up before that."""
     damping = at.damping
     while damping < _MOST_DAMPING:
+        if budget.spent:
+            return at
         x = at.x - system.solved(damping)
         loss = float(matching.squared(x, y))
         if loss < at.loss:
@@ -89,7 +95,8 @@ class _Products:
     _MOST_PRODUCTS = 60
     _ACCURACY = 0.03  # of the slope: the linear model itself is no better before the last steps
 
-    def __init__(self, matching: Matching, x: Tensor, y: Tensor) -> None:
+    def __init__(self, matching: Matching, x: Tensor, y: Tensor, budget: Budget) -> None:
+        self._budget = budget
         self._near = Linearised(matching, x, y)
         self._slope = self._near.back(self._near.residual)
         # Hutchinson's estimate of the mean of the diagonal, by one random direction.
@@ -102,7 +109,7 @@ class _Products:
         direction, size = left.clone(), float(left.square().sum())
         goal = self._ACCURACY**2 * size
         for _ in range(self._MOST_PRODUCTS):
-            if size <= goal:
+            if size <= goal or self._budget.spent:
                 break
             pushed = (
                 self._near.back(self._near.forward(direction)) + damping * self._mean_diagonal * direction

@@ -27,8 +27,9 @@ class Phong:
 
     Phong et al., "Privacy-Preserving Deep Learning via Additively Homomorphic Encryption", IEEE TIFS 2018,
     section 3. One row: exact, by least squares over all neurons, also where most entries are unknown. Several
-    rows: each neuron that only one of them excites shows it; neurons that agree come first. Not for networks
-    that begin with another layer, nor dense layers without a bias; of several local steps an approximation.
+    rows: each neuron that only one of them excites shows it; neurons that agree come first. The neurons are
+    those of all rounds on the same rows. Not for networks that begin with another layer, nor dense layers
+    without a bias; of several local steps an approximation.
     """
 
     name: str = "phong"
@@ -42,16 +43,14 @@ class Phong:
             return "the network does not begin with a dense layer that has a bias"
         if not replayed_rows(view.first, view):
             return "the client does not say how many rows it has"
-        told = [view.first.told.get(f"{name}.{part}") for part in ("weight", "bias")]
-        shown = all(one is not None and one.mask.any() for one in told)
-        return None if shown else "the first layer's weight or bias is unknown"
+        return None if _telling(view, name) else "the first layer's weight or bias is unknown"
 
     def run(self, view: ServerView, budget: Budget, rng: np.random.Generator) -> Finding:
         """The inputs; nothing is drawn, and it takes milliseconds. Raises AuditError for an obstacle."""
         if obstacle := self.obstacle(view):
             raise AuditError(obstacle)
         began, rows = time.monotonic(), replayed_rows(view.first, view)
-        weight, bias = _gradients(view.first, first_dense(view) or "")
+        weight, bias = _gradients(view, first_dense(view) or "")
         found = _of_one(weight, bias, view)[None] if rows == 1 else _of_several(weight, bias, rows, view)
         public = view.public
         inputs = np.nan_to_num(found, nan=(public.lowest + public.highest) / 2)
@@ -82,10 +81,28 @@ def _alike(given: torch.Tensor, x: torch.Tensor) -> bool:
     return torch.equal(given.reshape(len(x), -1).float(), x.flatten(1))
 
 
-def _gradients(exchange: Exchange, name: str) -> tuple[NDArray, NDArray]:
-    """The layer's weight gradient (neurons, width) and bias gradient (neurons,), NaN where unknown."""
-    weight, bias = (mean_gradient_of(exchange, f"{name}.{part}", 1)[0] for part in ("weight", "bias"))
-    return weight, bias
+def _telling(view: ServerView, name: str) -> list[Exchange]:
+    """The exchanges, all on the rows of the first, that tell something of the layer's weight and bias."""
+    alike = view.exchanges if view.same_rows else view.exchanges[:1]
+    parts = [[one.told.get(f"{name}.{part}") for part in ("weight", "bias")] for one in alike]
+    return [
+        exchange
+        for exchange, both in zip(alike, parts, strict=True)
+        if all(one is not None and one.mask.any() for one in both)
+    ]
+
+
+def _gradients(view: ServerView, name: str) -> tuple[NDArray, NDArray]:
+    """The layer's weight gradient (neurons, width) and bias gradient (neurons,), NaN where unknown.
+
+    Of several exchanges the neurons of each: the inputs that they show are the same.
+    """
+    told = [
+        [mean_gradient_of(one, f"{name}.{part}", 1)[0] for part in ("weight", "bias")]
+        for one in _telling(view, name)
+    ]
+    weights, biases = zip(*told, strict=True)
+    return np.concatenate(weights), np.concatenate(biases)
 
 
 def _of_one(weight: NDArray, bias: NDArray, view: ServerView) -> NDArray:

@@ -36,7 +36,7 @@ _TABLE: dict[str, _Entry] = {
     "inverting-gradients": _Entry(
         InvertingGradients, "images by the direction of the gradient and little variation"
     ),
-    "r-gap": _Entry(RGap, "one input by linear solves, last layer to first; networks without pooling"),
+    "r-gap": _Entry(RGap, "one input by linear solves, last layer to first; chains of layers, also pooled"),
     "spear": _Entry(Spear, "whole batches, exactly, from a first dense layer with a ReLU"),
     "imprint": _Entry(
         Imprint, "inputs that a malicious server's imprint layer separated, also of summed clients"

@@ -66,13 +66,14 @@ def private_exchange(asked: Sequence[Asked], total: Total, mechanism: GaussianSu
         for part, sums in total.sums.items()
     }
     exchange = _exchange(asked, told)
-    return replace(exchange, examples=examples, clients=len(asked), clipping_norm=mechanism.clipping_norm)
+    norm = mechanism.clipping_norm
+    return replace(exchange, examples=examples, clients=len(asked), alike=True, clipping_norm=norm)
 
 
 def mean_exchange(exchanges: Sequence[Exchange]) -> Exchange:
     """The mean of several clients' exchanges of one round, weighted by examples, as FedAvg releases it.
 
-    An entry is known where each client told it.
+    An entry is known where each client told it; where not, the bounds of those who did not add up.
     """
     first, total = exchanges[0], sum(one.examples for one in exchanges)
     if not total:
@@ -80,14 +81,15 @@ def mean_exchange(exchanges: Sequence[Exchange]) -> Exchange:
     shares = [one.examples / total for one in exchanges]
     told = {}
     for key in first.told:
-        parts = [one.told[key] for one in exchanges]
-        pairs = list(zip(shares, parts, strict=True))
+        pairs = [(share, one.told[key]) for share, one in zip(shares, exchanges, strict=True) if share]
         values = np.sum([share * one.values for share, one in pairs], axis=0)
         std = np.sqrt(np.sum([np.square(share * np.asarray(one.std)) for share, one in pairs], axis=0))
-        known = (
-            None if all(one.known is None for one in parts) else np.all([one.mask for one in parts], axis=0)
-        )
-        told[key] = Told(values, known, std)
+        if all(one.known is None for _, one in pairs):
+            told[key] = Told(values, None, std)
+            continue
+        known = np.all([one.mask for _, one in pairs], axis=0)
+        within = np.sum([share * np.where(one.mask, 0.0, one.within) for share, one in pairs], axis=0)
+        told[key] = Told(values, known, std, within)
     stale = frozenset().union(*(one.stale for one in exchanges))
     return replace(first, told=told, examples=total, clients=len(exchanges), stale=stale)
 

@@ -3,6 +3,7 @@
 All is read from the bytes that travelled, by the functions that production reads them with.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -242,7 +243,7 @@ def parsed(record: ArrayRecord) -> dict[str, NDArray]:
 
 
 def _told(one: Knowledge) -> Told:
-    return Told(np.array(one.values, np.float64), one.known, one.std)
+    return Told(np.array(one.values, np.float64), one.known, one.std, one.within)
 
 
 def whole(parts: Mapping[str, Told], weights: Arrays) -> dict[str, Told]:
@@ -254,8 +255,10 @@ def whole(parts: Mapping[str, Told], weights: Arrays) -> dict[str, Told]:
             found[key] = one
             continue
         shape = weights[key].shape
-        held = found.setdefault(key, Told(np.zeros(shape), np.zeros(shape, bool), np.zeros(shape)))
-        for array, values in ((held.values, one.values), (held.known, one.mask), (held.std, one.std)):
+        blank = Told(np.zeros(shape), np.zeros(shape, bool), np.zeros(shape), np.full(shape, math.inf))
+        held = found.setdefault(key, blank)
+        arrays = (held.values, held.known, held.std, held.within)
+        for array, values in zip(arrays, (one.values, one.mask, one.std, one.within), strict=True):
             assert isinstance(array, np.ndarray)
             take({key: array}, [part])[part][...] = values
     return found
@@ -271,4 +274,4 @@ def blurred(exchange: Exchange, std: float) -> Exchange:
 
 
 def _unknown(one: Knowledge) -> Knowledge:
-    return replace(one, known=np.zeros(one.values.shape, bool))
+    return replace(one, known=np.zeros(one.values.shape, bool), within=math.inf)

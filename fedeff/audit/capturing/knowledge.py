@@ -7,7 +7,7 @@ large side where it cannot tell: an attack that trusts an entry too much fits no
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import singledispatch
 
 import numpy as np
@@ -39,15 +39,26 @@ from fedeff.core.errors import AuditError
 __all__ = ["Knowledge", "Past", "knowledge_of"]
 
 Shape = tuple[int, ...]
+_SURELY = 3.0  # standard deviations of a rounding: more than any errs by
 
 
 @dataclass(frozen=True, eq=False)
 class Knowledge:
-    """What is known of an array: `values` in float64, which of them (None: all), with what deviation."""
+    """What is known of an array: `values` in float64, which of them (None: all), with what deviation.
+
+    An entry that is not known is at most `within` from its value, as `fedeff.audit.view.Told` has it.
+    """
 
     values: NDArray
     known: NDArray | None = None
     std: float | NDArray = 0.0
+    within: float | NDArray = math.inf
+
+    @property
+    def leeway(self) -> NDArray:
+        """How far an entry may be from its value but for errors: 0 where it is known."""
+        within = np.broadcast_to(self.within, self.values.shape)
+        return np.zeros(self.values.shape) if self.known is None else np.where(self.known, 0.0, within)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +72,10 @@ class Past:
 def knowledge_of(entry: Entry, past: Past) -> tuple[Knowledge, Past]:
     """What an array's payload tells of it, and what to remember for the client's next message.
 
-    Under error feedback what is sent is the array and what earlier messages left of theirs. Of an entry
-    that the message before left out it is a sum over rounds, which says nothing of this one: such an entry
-    is not known. Of others what was left is the error of the message before, which is as large as
-    that one's deviation.
+    Under error feedback what is sent is the array and what the message before left of its own. What it left
+    of an entry that it sent is its error, which is as large as its deviation. Of one that it left out it is
+    all that there was, a sum over rounds: such an entry is not known, but for the bound that this has
+    where it was the smallest that were left out.
 
     Raises:
         AuditError: for a codec that is not known here.
@@ -74,7 +85,7 @@ def knowledge_of(entry: Entry, past: Past) -> tuple[Knowledge, Past]:
     found = _read(inner, entry.payload, entry.shape, entry.dtype)
     decoded, memory = codec.decode(entry.payload, entry.shape, entry.dtype, past.memory)
     if isinstance(codec, EF21):  # what travels corrects an estimate that both ends have
-        return Knowledge(np.asarray(decoded, np.float64), found.known, found.std), Past(memory)
+        return replace(found, values=np.asarray(decoded, np.float64)), Past(memory)
     if isinstance(codec, ErrorFeedback):
         return _with_owed(found, past.owed), Past(memory, found)
     return found, Past(memory)
@@ -85,7 +96,7 @@ def _with_owed(found: Knowledge, owed: Knowledge | None) -> Knowledge:
         return found
     masks = [one.known for one in (found, owed) if one.known is not None]
     known = np.logical_and.reduce(masks) if masks else None
-    return Knowledge(found.values, known, np.hypot(found.std, owed.std))
+    return Knowledge(found.values, known, np.hypot(found.std, owed.std), found.leeway + owed.leeway)
 
 
 @singledispatch
@@ -179,16 +190,33 @@ def _chain(codec: Chain, payload: memoryview, shape: Shape, dtype: DTypeLike) ->
 
 
 def _kept(select: Selection, then: Codec, payload: memoryview, shape: Shape, dtype: DTypeLike) -> Knowledge:
-    """The kept entries as `then` tells them, without the factor that makes them right in the mean."""
+    """The kept entries as `then` tells them, without the factor that makes them right in the mean.
+
+    Of the others those that top-k left out are no larger than any that it kept.
+    """
     size = size_of(shape)
     kept, count, rest = select.kept(payload, size)
     inner = _read(then, rest, (count,), dtype)
     scale = count / size if isinstance(select, RandomK) and select.unbiased and size else 1.0
-    values, known, std = np.zeros(size), np.zeros(size, bool), np.zeros(size)
+    most, error = _least(inner) if isinstance(select, TopK) else (math.inf, 0.0)
+    values, known = np.zeros(size), np.zeros(size, bool)
+    std, within = np.full(size, error), np.full(size, most)
     values[kept] = scale * inner.values
     known[kept] = True if inner.known is None else inner.known
     std[kept] = scale * np.asarray(inner.std)
-    return Knowledge(values.reshape(shape), known.reshape(shape), std.reshape(shape))
+    within[kept] = scale * np.asarray(inner.within)
+    return Knowledge(*(one.reshape(shape) for one in (values, known, std, within)))
+
+
+def _least(kept: Knowledge) -> tuple[float, float]:
+    """The most that the smallest of the kept magnitudes can be, and the deviation of what tells it."""
+    std = np.broadcast_to(kept.std, kept.values.shape)
+    sizes = np.abs(kept.values) + _SURELY * std
+    told = np.ones(sizes.shape, bool) if kept.known is None else kept.known
+    if not told.any():
+        return math.inf, 0.0
+    place = int(np.argmin(np.where(told, sizes, math.inf)))
+    return float(sizes[place]), float(std[place])
 
 
 def _decoded(codec: Codec, payload: memoryview, shape: Shape, dtype: DTypeLike) -> NDArray:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import kstest
 
 from fedeff.audit.view import NDArray
 from fedeff.core.errors import AuditError
@@ -94,6 +93,8 @@ def masking_wiring(vectors: Sequence[Elements]) -> Wiring:
     `claimed` and `measured` are probabilities: of a Kolmogorov-Smirnov test the least that is taken for
     chance, and the least found.
     """
+    from scipy.stats import kstest  # most of a second of imports, needed for secure sums only
+
     if len(vectors) < 2:
         raise AuditError(f"{len(vectors)} vectors came to the secure sum, expected at least 2")
     apart = [np.mod(a - b, PRIME) for a, b in itertools.pairwise(vectors)]

@@ -1,9 +1,11 @@
 """What came of a network's last dense layer, as the mean gradient of a step."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from fedeff.audit.view import Exchange, NDArray, Public, ServerView
@@ -13,7 +15,11 @@ from fedeff.core.errors import AuditError
 
 __all__ = ["Head", "mean_gradient_of", "obstacle_to_opening", "opened"]
 
-_RANDOM_ROWS = 64  # inputs that tell what usually goes into the last layer
+_EVEN_ROWS = 64  # inputs of even noise that tell what usually goes into the last layer
+_RANDOM_ROWS = 128  # smooth and rough ones that tell how that differs
+_SMOOTHING = (0.0, 1 / 16, 1 / 8, 1 / 4)  # widths of the smoothing by the input's side
+_LEVEL, _CONTRAST = 0.35, 0.5  # of the range
+_TINY = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,14 +28,17 @@ class Head:
 
     `gradient` and `weight` are (classes, 1 + width): the bias's, then the weight's; the gradient is NaN
     where it is unknown, the weight of a bias that is not there 0. `usual` (1 + width,) is the mean of
-    what random inputs put in, led by 1. `bias_std` is the error to be expected in the bias's gradient,
-    `shortened` whether clipping may have scaled it down by a factor that is not known.
+    what even noise puts in, led by 1, `drawn` (n, width) what smooth and rough random inputs do.
+    `bias_std` is the error to be expected in the bias's gradient, `std` that in any entry, `shortened`
+    whether clipping may have scaled it down by a factor that is not known.
     """
 
     gradient: NDArray
     weight: NDArray
     usual: NDArray
+    drawn: NDArray
     bias_std: float
+    std: float
     shortened: bool
 
     def probabilities(self, inside: NDArray) -> NDArray:
@@ -84,19 +93,21 @@ def opened(exchange: Exchange, view: ServerView) -> Head:
     steps = 1 if exchange.kind == "gradient" else steps
     weight_key, bias_key = _keys(name)
     blank = np.full((layer.out_features, 1 + layer.in_features), np.nan)
-    gradient, weight, bias_std = blank.copy(), np.zeros_like(blank), 0.0
+    gradient, weight, bias_std, largest_std = blank.copy(), np.zeros_like(blank), 0.0, 0.0
     for key, columns in ((bias_key, slice(0, 1)), (weight_key, slice(1, None))):
         if key in exchange.weights:
             weight[:, columns] = _two_axes(exchange.weights[key])
         if key in exchange.told:
             mean, std = mean_gradient_of(exchange, key, steps)
             gradient[:, columns] = _two_axes(mean)
-            bias_std = std if key == bias_key else bias_std
+            bias_std, largest_std = std if key == bias_key else bias_std, max(std, largest_std)
             # Halfway: what the probabilities were on the mean of the steps.
             weight[:, columns] += _two_axes(np.nan_to_num(exchange.told[key].values)) / 2 * (steps > 1)
-    usual = np.append(1.0, _usual_inside(network, layer, view.public))
+    noise = np.random.default_rng(0).random((_EVEN_ROWS, *view.public.input_shape))
+    usual = np.append(1.0, _inside(network, layer, view.public, noise).mean(axis=0))
+    drawn = _inside(network, layer, view.public, _smooth_and_rough(view.public.input_shape))
     shortened = bool(exchange.clipping_norm) or exchange.training.dp_sgd is not None
-    return Head(gradient, weight, usual, bias_std, shortened)
+    return Head(gradient, weight, usual, drawn, bias_std, largest_std, shortened)
 
 
 def _two_axes(values: NDArray) -> NDArray:
@@ -118,14 +129,28 @@ def _last_dense(network: nn.Module, classes: int) -> tuple[str, nn.Linear] | Non
     return found[-1] if found else None
 
 
-def _usual_inside(network: nn.Module, layer: nn.Linear, public: Public) -> NDArray:
-    """The mean of what random inputs put into the layer, (width,)."""
-    drawn = np.random.default_rng(0).uniform(
-        public.lowest, public.highest, (_RANDOM_ROWS, *public.input_shape)
-    )
+def _inside(network: nn.Module, layer: nn.Linear, public: Public, drawn: NDArray) -> NDArray:
+    """What inputs (n, *shape), drawn in [0, 1], put into the layer, (n, width)."""
+    x = public.lowest + (public.highest - public.lowest) * drawn
     seen: list[torch.Tensor] = []
     hook = layer.register_forward_hook(lambda module, given, made: seen.append(given[0]))
     with torch.no_grad():
-        network.eval()(torch.from_numpy(drawn))
+        network.eval()(torch.from_numpy(x))
     hook.remove()
-    return np.asarray(seen[0].flatten(0, -2).mean(0))
+    return np.asarray(seen[0].flatten(0, -2))
+
+
+@cache
+def _smooth_and_rough(shape: tuple[int, ...]) -> NDArray:
+    """Random inputs (n, *shape) in [0, 1]: Gaussian noise about levels of its own, ever more smoothed.
+
+    Images are smooth on scales that nobody knows; noise alone would have a network see them all alike.
+    """
+    rng, found = np.random.default_rng(0), list[NDArray]()
+    for number in range(_RANDOM_ROWS):
+        noise, scale = rng.standard_normal(shape), _SMOOTHING[number % len(_SMOOTHING)]
+        if scale and len(shape) == 3:
+            noise = gaussian_filter(noise, (0.0, scale * shape[1], scale * shape[2]), mode="nearest")
+            noise = noise / (noise.std() + _TINY)
+        found.append((_LEVEL + _CONTRAST * (noise + rng.standard_normal() / 2)).clip(0, 1))
+    return np.asarray(found)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.special import gammaln
-from scipy.stats import binom
+
+from fedeff.audit.judging.rates import chance_of
 
 if TYPE_CHECKING:
     from fedeff.audit.truth import Truth
@@ -83,7 +84,7 @@ def chance_p_value(hits: int, tested: int, decoys: int) -> float:
     """
     if hits == 0:
         return 1.0
-    alone = float(binom.sf(hits - 1, tested, 1 / (decoys + 1)))
+    alone = chance_of(hits, tested, 1 / (decoys + 1))
     together = float(np.exp(_log_choose(tested, hits) - _log_choose(tested + decoys, hits)))
     return max(alone, together)
 

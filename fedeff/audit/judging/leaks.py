@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import binom
-
 from fedeff.audit.judging.identify import chance_p_value
-from fedeff.audit.judging.rates import holm
+from fedeff.audit.judging.rates import chance_of, holm
 from fedeff.audit.judging.rules import Rules
 from fedeff.audit.judging.trial import Score, Trial
 
@@ -74,7 +72,7 @@ def labels_told_by(trials: Sequence[Trial], rules: Rules) -> list[Pooled]:
             hits, tested = counts.get(attack, (0, 0))
             counts[attack] = (hits + score.labels_told, tested + 1)
             highest[attack] = max(highest.get(attack, 0.0), score.labels_chance or 0.0)
-    chances = {a: float(binom.sf(hits - 1, n, highest[a])) for a, (hits, n) in counts.items()}
+    chances = {a: chance_of(hits, n, highest[a]) for a, (hits, n) in counts.items()}
     return _beyond_chance(counts, chances, rules.alpha)
 
 

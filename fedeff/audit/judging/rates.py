@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 
-from scipy.stats import beta
+from scipy.special import bdtrc, betaincinv
 
 from fedeff.core.errors import ConfigError
 
-__all__ = ["clean_trials_for", "holm", "rate_below"]
+__all__ = ["chance_of", "clean_trials_for", "holm", "rate_below"]
 
 
 def rate_below(leaks: int, trials: int, confidence: float = 0.95) -> float:
@@ -18,7 +18,12 @@ def rate_below(leaks: int, trials: int, confidence: float = 0.95) -> float:
     """
     if not 0 <= leaks <= trials:
         raise ConfigError(f"{leaks} leaks in {trials} trials; expected at most one each")
-    return 1.0 if leaks == trials else float(beta.ppf(confidence, leaks + 1, trials - leaks))
+    return 1.0 if leaks == trials else float(betaincinv(leaks + 1, trials - leaks, confidence))
+
+
+def chance_of(hits: int, tries: int, rate: float) -> float:
+    """The probability of so many hits or more in independent tries, each of which hits at this rate."""
+    return 1.0 if hits <= 0 else float(bdtrc(hits - 1, tries, rate))
 
 
 def clean_trials_for(budget: float, confidence: float = 0.95) -> int:

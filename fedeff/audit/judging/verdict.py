@@ -29,8 +29,9 @@ class Verdict:
     """What the audit comes to, in one sentence, and why.
 
     `leaks` are the trials with a sample that came too near, `undecided` those without, in which an
-    attack that works on the control did not come to its end or could not be tried; both count against
-    `leak_rate_below`, the upper bound on the share of updates that leak.
+    attack that works on the control, or had no time there to show that it does, did not come to its end,
+    or none that works could be tried; both count against `leak_rate_below`, the upper bound on the share of
+    updates that leak.
     """
 
     outcome: Outcome
@@ -57,7 +58,10 @@ def decide(trials: Sequence[Trial], control_trials: Sequence[Trial], rules: Rule
     found = _leaks_found(trials, rules)
     works = _working(control_trials, rules)
     lost = [bool(leaked(trial, rules)) for trial in trials]
-    undecided = Counter(_undecided(t, works) for t, gone in zip(trials, lost, strict=True) if not gone)
+    rushed = _rushed(control_trials, works)
+    undecided = Counter(
+        _undecided(t, works, rushed) for t, gone in zip(trials, lost, strict=True) if not gone
+    )
     del undecided[""]
     counted = sum(lost) + undecided.total()
     below = rate_below(counted, len(trials), rules.confidence)
@@ -118,6 +122,12 @@ def _working(control_trials: Sequence[Trial], rules: Rules) -> frozenset[str]:
     return samples | {one.attack for one in labels}
 
 
+def _rushed(control_trials: Sequence[Trial], works: frozenset[str]) -> frozenset[str]:
+    """The attacks whose time was up on a control: they may work, and a slow machine must not hide that."""
+    tried = (one for trial in control_trials for one in trial.attempts)
+    return frozenset(one.attack for one in tried if one.ended == "budget") - works
+
+
 def _control_failed(control_trials: Sequence[Trial], rules: Rules) -> list[str]:
     if not control_trials:
         return ["there was no positive control"]
@@ -133,11 +143,13 @@ def _control_failed(control_trials: Sequence[Trial], rules: Rules) -> list[str]:
     return failed
 
 
-def _undecided(trial: Trial, works: frozenset[str]) -> str:
+def _undecided(trial: Trial, works: frozenset[str], rushed: frozenset[str]) -> str:
     """Why nothing follows from this trial's not leaking; empty where something does."""
     endings = [one.ended for one in trial.attempts if one.attack in works]
     if not endings:
         return "untried" if works else ""  # without a working attack it is the control that failed
+    if any(one.attack in rushed and one.ended == "budget" for one in trial.attempts):
+        return "budget"
     return next((why for why in ("budget", "stuck") if why in endings), "")
 
 

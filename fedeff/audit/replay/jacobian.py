@@ -1,6 +1,7 @@
 """How what is told moves with the inputs: the Jacobian of a `Matching`, whole or as a product."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,8 +21,12 @@ def jacobian(matching: Matching, x: Tensor, y: Tensor, *, columns_at_once: int =
     """
     if not matching.separable:
         return _columns(matching.residual, x, y, columns_at_once)
-    rows = zip(torch.split(x, 1), torch.split(y, 1), strict=True)
-    return torch.cat([_columns(matching.share, row, label, columns_at_once) for row, label in rows])
+    rows = enumerate(zip(torch.split(x, 1), torch.split(y, 1), strict=True))
+    found = torch.cat([
+        _columns(partial(matching.share, row=place), *row, columns_at_once) for place, row in rows
+    ])  # fmt: skip
+    moving = matching.moving(x, y)
+    return found if moving is None else found * moving
 
 
 def _columns(of: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, columns_at_once: int) -> Tensor:

@@ -4,16 +4,16 @@ The attacks that optimise share this: the exchange is replayed in float64, diffe
 through as many local steps as the client took.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedeff.audit.replay.forward import first_embedding, forward
-from fedeff.audit.view import Exchange, NDArray, ServerView
+from fedeff.audit.replay.targets import Scale, Target, targets_of
+from fedeff.audit.view import Exchange, ServerView
 from fedeff.clients import LocalTraining
 from fedeff.clients.dp_sgd import DpSgd
 from fedeff.clients.loop import has_dropout
@@ -22,12 +22,7 @@ from fedeff.core.errors import AuditError
 
 __all__ = ["Matching", "obstacle_to_replay", "replayed_rows"]
 
-_WIRE_ERROR = 2.0**-24  # of a float32 beside its own size: the most that rounding changes it
-_SMALLEST_LAYER = (
-    1e-6  # norm beside the largest: below it is rounding, as of a bias under batch normalisation
-)
 Weights = dict[str, Tensor]
-Scale = Literal["layer", "noise", "none"]
 
 
 def obstacle_to_replay(view: ServerView) -> str | None:
@@ -54,15 +49,8 @@ def _obstacle(exchange: Exchange, view: ServerView) -> str | None:
     asked += ["an objective of its own"] if training.objective is not None else []
     if asked:
         return f"{asked[0]} cannot be replayed; use sgd or momentum on the plain cross-entropy"
-    rows = _given_rows(exchange, view)
-    if not rows:
+    if not _given_rows(exchange, view):
         return "the client does not say how many rows it has; give their labels, or a view that says it"
-    once = _one_step(exchange, rows / exchange.clients) and not exchange.clipping_norm
-    if rows % exchange.clients and not once:
-        return (
-            f"{rows} rows of {exchange.clients} clients that took steps of their own cannot be told apart; "
-            "show a sum of clients with equal shares"
-        )
     return None
 
 
@@ -71,8 +59,8 @@ def _matched(view: ServerView) -> tuple[Exchange, ...]:
     return view.exchanges if view.same_rows else view.exchanges[:1]
 
 
-def _one_step(exchange: Exchange, rows: float) -> bool:
-    """Whether a client of so many rows takes one step, on all of them."""
+def _one_step(exchange: Exchange, rows: int) -> bool:
+    """Whether a client takes one step, on so many rows."""
     training = exchange.training
     once = training.steps == 1 or (not training.steps and training.epochs == 1)
     return exchange.kind == "gradient" or (once and rows <= training.batch_size)
@@ -86,28 +74,32 @@ def _given_rows(exchange: Exchange, view: ServerView) -> int:
 
 def replayed_rows(exchange: Exchange, view: ServerView) -> int:
     """How many rows left a trace in an exchange: those that a step saw, of each client."""
-    rows, training = _given_rows(exchange, view), exchange.training
-    if exchange.kind == "gradient" or not training.steps or rows % exchange.clients:
-        return rows
-    return exchange.clients * min(rows // exchange.clients, training.steps * training.batch_size)
+    return _counted(exchange, view).rows
+
+
+def _counted(exchange: Exchange, view: ServerView) -> Exchange:
+    return replace(exchange, examples=_given_rows(exchange, view))
 
 
 @dataclass(frozen=True, eq=False)
-class _Target:
-    """What came of one array: known values, their places (None: all), what each is divided by.
+class _Cohort:
+    """How many rows of each client of an exchange left a trace, and its share in the mean."""
 
-    `expected` is the sum of squares of what noise and rounding leave of the residual.
-    """
+    rows: tuple[int, ...]
+    shares: tuple[float, ...]
 
-    values: Tensor
-    places: Tensor | None
-    divisors: Tensor
-    expected: float
+    @staticmethod
+    def of(exchange: Exchange) -> "_Cohort":
+        """As the exchange says, whose number of examples has to be known; clients without rows left out."""
+        counted = [1 if exchange.alike else size for size in exchange.sizes]
+        rows = tuple(seen for seen in exchange.seen if seen)
+        return _Cohort(rows, tuple(count / sum(counted) for count in counted[: len(rows)]))
 
-    def of(self, simulated: Tensor) -> Tensor:
-        """The known entries of a simulated array."""
-        flat = simulated.flatten()
-        return flat if self.places is None else flat[self.places]
+    @property
+    def each(self) -> Tensor:
+        """What each row's gradient counts where every client takes one step on its rows, (rows,)."""
+        rows, shares = torch.tensor(self.rows), torch.tensor(self.shares, dtype=torch.float64)
+        return (shares / rows).repeat_interleave(rows)
 
 
 class Matching:
@@ -116,13 +108,14 @@ class Matching:
     With `scale` "layer" each array's error is divided by the norm of what came of it, with "noise" each
     entry's by the standard deviation that it is told to have and a float32's rounding, with "none" by
     nothing. `smoothing` above 0 stands in a softplus of that width for each rectifier, and as smooth a
-    maximum for pooling by the largest.
+    maximum for pooling by the largest. Without `bounds` only what is known counts.
 
     Rows are cut into batches in their order, the same in every pass and every exchange: where a client took
-    several steps on parts of its rows in another order, the replay is an approximation. Rows of a sum over
-    several clients are cut into equal shares first; several exchanges that are not on the same rows are
-    matched in the first alone. Clipping, of a client's change or of each row's gradient, is replayed; arrays
-    that are stale are left out.
+    several steps on parts of its rows in another order, the replay is an approximation. Rows of a sum are
+    first cut into those of its clients, who are taken to be as equal in size as can be, the larger ones
+    first: nobody is told more. Several exchanges that are not on the same rows are matched in the first
+    alone. Clipping, of a client's change or of each row's gradient, is replayed; arrays that are stale are
+    left out.
 
     Inputs `x` are (rows, *shape) float64; for text int64 tokens, or, where float, what the first
     nn.Embedding of the network makes of them, (rows, length, width): then the array of that embedding is
@@ -133,11 +126,14 @@ class Matching:
     objectives than the cross-entropy, clients that do not say how many rows they have.
     """
 
-    def __init__(self, view: ServerView, *, scale: Scale = "layer", smoothing: float = 0.0) -> None:
+    def __init__(
+        self, view: ServerView, *, scale: Scale = "layer", smoothing: float = 0.0, bounds: bool = True
+    ) -> None:
         if obstacle := obstacle_to_replay(view):
             raise AuditError(obstacle)
         self._exchanges, self._smoothing = _matched(view), smoothing
         self.rows = replayed_rows(self._exchanges[0], view)
+        self._cohorts = [_Cohort.of(_counted(exchange, view)) for exchange in self._exchanges]
         self.shape = view.public.input_shape
         self._network = view.public.network().double().train()
         found = first_embedding(self._network)
@@ -145,7 +141,7 @@ class Matching:
         self._weights = [_own_weights(self._network, exchange) for exchange in self._exchanges]
         self._normalises_batches = _stop_counting(self._network)
         self._targets = [
-            _targets(exchange, own, scale)
+            targets_of(exchange, own, scale, bounds=bounds)
             for exchange, own in zip(self._exchanges, self._weights, strict=True)
         ]
         if not any(self._targets):
@@ -158,29 +154,58 @@ class Matching:
 
     def simulated(self, x: Tensor, y: Tensor) -> list[Weights]:
         """What these rows would have told in each exchange: whole arrays by key, float64."""
+        return self._simulated(x, y, slice(None))
+
+    def _simulated(self, x: Tensor, y: Tensor, these: slice) -> list[Weights]:
+        """What came, were there but these of all rows; others than all only where rows are separable."""
         return [
-            self._told(exchange, weights, x, y)
-            for exchange, weights in zip(self._exchanges, self._weights, strict=True)
+            self._told(*exchange, x, y, these)
+            for exchange in zip(self._exchanges, self._weights, self._cohorts, strict=True)
         ]
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
-        """Simulated less told, (m,) over the known entries, each divided as `scale` says."""
-        return torch.cat([(own - one.values) / one.divisors for own, one in self._pairs(x, y)])
+        """Simulated less told, (m,) over what is known or bounded, each divided as `scale` says.
+
+        Of a bounded entry what is beyond the bound.
+        """
+        return torch.cat([one.errors(own) / one.divisors for own, one in self._pairs(x, y)])
 
     @property
     def separable(self) -> bool:
         """Whether each row adds to the residual by itself: one step, and no batch is normalised."""
-        return not self._normalises_batches and all(
-            _one_step(exchange, self.rows / exchange.clients) and not exchange.clipping_norm
-            for exchange in self._exchanges
+        return all(
+            self._adds_up(exchange, cohort) and not exchange.clipping_norm
+            for exchange, cohort in zip(self._exchanges, self._cohorts, strict=True)
         )
 
-    def share(self, x: Tensor, y: Tensor) -> Tensor:
-        """What one row (1, ...) adds to the residual, (m,), but for what does not depend on it.
+    def _adds_up(self, exchange: Exchange, cohort: _Cohort) -> bool:
+        """Whether the mean over the clients, before clipping, is of one step on all rows, as each counts."""
+        return not self._normalises_batches and all(_one_step(exchange, rows) for rows in cohort.rows)
 
-        Only where the rows are separable.
+    def share(self, x: Tensor, y: Tensor, row: int) -> Tensor:
+        """What a row, `x` and `y` (1, ...), adds to the residual, (m,), but for what does not depend on it.
+
+        Only where the rows are separable. To entries within their bounds it adds nothing; see `moving`.
         """
-        return torch.cat([own / one.divisors for own, one in self._pairs(x, y)]) / self.rows
+        pairs = self._pairs(x, y, slice(row, row + 1))
+        return torch.cat([own / one.divisors for own, one in pairs])
+
+    @property
+    def smooth(self) -> bool:
+        """Whether a smoother network stands in for the real one."""
+        return self._smoothing > 0
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the residual has entries that are not known but bounded."""
+        return any(len(one.within) for targets in self._targets for one in targets.values())
+
+    def moving(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """Which entries of the residual (m,) move with the inputs: none within its bounds. None: all."""
+        if not self.bounded:
+            return None
+        with torch.no_grad():
+            return torch.cat([one.moving(own) for own, one in self._pairs(x, y)])
 
     @property
     def expected(self) -> float:
@@ -192,58 +217,70 @@ class Matching:
         return self.residual(x, y).square().sum()
 
     def cosine(self, x: Tensor, y: Tensor) -> Tensor:
-        """1 less the cosine between simulated and told over all known entries, a scalar in [0, 2].
+        """1 less the cosine between simulated and told over all known entries, a scalar from 0.
 
         Geiping et al., arXiv:2003.14053, eq. 4. A factor that only shortens what came, such as clipping,
-        leaves it as it is.
+        leaves it as it is. Half the square of what is beyond bounds, where the known entries are made as long
+        as what came and this is the unit, comes on top: so much do known entries at that distance add.
         """
         pairs = self._pairs(x, y)
-        own, told = torch.cat([own for own, _ in pairs]), torch.cat([one.values for _, one in pairs])
-        return 1 - F.cosine_similarity(own, told, dim=0, eps=1e-30)
+        own = torch.cat([one.known(own) for own, one in pairs])
+        told = torch.cat([one.known(one.values) for _, one in pairs])
+        away = 1 - F.cosine_similarity(own, told, dim=0, eps=1e-30)
+        if not self.bounded:
+            return away
+        length = told.norm().clamp_min(1e-30)
+        longer = length / own.norm().clamp_min(1e-30)
+        beyond = torch.cat([one.beyond(longer * own) for own, one in pairs])
+        half: Tensor = (beyond / length).square().sum() / 2
+        return away + half
 
-    def _pairs(self, x: Tensor, y: Tensor) -> list[tuple[Tensor, _Target]]:
-        """The known entries of each array as simulated, beside what came of them."""
+    def _pairs(self, x: Tensor, y: Tensor, these: slice = slice(None)) -> list[tuple[Tensor, Target]]:
+        """The known and the bounded entries of each array as simulated, beside what came of them."""
         return [
             (one.of(simulated[key]), one)
-            for simulated, targets in zip(self.simulated(x, y), self._targets, strict=True)
+            for simulated, targets in zip(self._simulated(x, y, these), self._targets, strict=True)
             for key, one in targets.items()
             if key in simulated
         ]
 
-    def _told(self, exchange: Exchange, weights: Weights, x: Tensor, y: Tensor) -> Weights:
-        """The mean over the clients, each with an equal share of the rows."""
+    def _told(
+        self, exchange: Exchange, weights: Weights, cohort: _Cohort, x: Tensor, y: Tensor, these: slice
+    ) -> Weights:
+        """The mean over the clients, each as it counts."""
         moving = {
             key: weight
             for key, weight in weights.items()
             if key != self._embedding_key or not x.is_floating_point()
         }
-        shares = 1 if self._in_one_batch(exchange, len(y)) else exchange.clients
-        told = [
-            _clipped(self._change(exchange, moving, rows, labels), exchange)
-            for rows, labels in zip(x.chunk(shares), y.chunk(shares), strict=True)
-        ]
-        if shares == 1:
-            return told[0]
-        return {key: torch.stack([one[key] for one in told]).mean(0) for key in moving}
+        clipped = exchange.clipping_norm > 0
+        if self._adds_up(exchange, cohort) and not (clipped and len(cohort.rows) > 1):
+            return _clipped(self._step(exchange, moving, x, y, cohort.each[these]), exchange)
+        sizes = list(cohort.rows)
+        clients = zip(torch.split(x, sizes), torch.split(y, sizes), strict=True)
+        told = [_clipped(self._change(exchange, moving, *rows), exchange) for rows in clients]
+        shares = torch.tensor(cohort.shares, dtype=torch.float64)
+        return {key: torch.tensordot(shares, torch.stack([one[key] for one in told]), 1) for key in moving}
 
-    def _in_one_batch(self, exchange: Exchange, rows: int) -> bool:
-        """Whether the mean over the clients is what one step on all of their rows would tell."""
-        if rows % exchange.clients:
-            return True
-        if exchange.clipping_norm and exchange.clients > 1:
-            return False
-        return not self._normalises_batches and _one_step(exchange, rows / exchange.clients)
+    def _step(self, exchange: Exchange, weights: Weights, x: Tensor, y: Tensor, each: Tensor) -> Weights:
+        """What one step on these rows would tell, of whose gradients `each` counts so much."""
+        training = exchange.training
+        gradient = self._gradient(weights, x, y, each, training.dp_sgd)
+        if exchange.kind == "gradient":
+            return gradient
+        direction = _regularised(gradient, weights, weights, training)
+        return {key: -training.learning_rate * one for key, one in direction.items()}
 
     def _change(self, exchange: Exchange, weights: Weights, x: Tensor, y: Tensor) -> Weights:
         """What one client would tell: its gradient, or its weights after the steps less those before."""
-        if exchange.kind == "gradient":
-            return self._gradient(weights, x, y, exchange.training.dp_sgd)
         training, now, velocity = exchange.training, weights, dict[str, Tensor]()
-        joint = exchange.clients > 1 and self._in_one_batch(exchange, len(y))
-        size = len(y) if joint else training.batch_size
+        if exchange.kind == "gradient":
+            return self._gradient(weights, x, y, _alike(y), training.dp_sgd)
+        size = training.batch_size
         batches = list(zip(torch.split(x, size), torch.split(y, size), strict=True))
-        for step in range(1 if joint else training.step_count(len(y))):
-            gradient = self._gradient(now, *batches[step % len(batches)], training.dp_sgd)
+        for step in range(training.step_count(len(y))):
+            rows, labels = batches[step % len(batches)]
+            gradient = self._gradient(now, rows, labels, _alike(labels), training.dp_sgd)
             direction = _regularised(gradient, now, weights, training)
             if training.momentum and velocity:
                 direction = {key: training.momentum * velocity[key] + new for key, new in direction.items()}
@@ -251,23 +288,31 @@ class Matching:
             now = {key: now[key] - training.learning_rate * direction[key] for key in now}
         return {key: now[key] - weights[key] for key in now}
 
-    def _clipped_by_row(self, weights: Weights, x: Tensor, y: Tensor, norm: float) -> Weights:
-        """The mean of the rows' gradients, each at most so long."""
+    def _clipped_by_row(self, weights: Weights, x: Tensor, y: Tensor, each: Tensor, norm: float) -> Weights:
+        """The sum of the rows' gradients, each at most so long, of which `each` counts so much."""
         rows = zip(torch.split(x, 1), torch.split(y, 1), strict=True)
-        each = [_shortened(self._gradient(weights, *row), norm, order=2) for row in rows]
-        return {key: torch.stack([one[key] for one in each]).mean(0) for key in weights}
+        alone = torch.ones_like(each[:1])
+        told = [_shortened(self._gradient(weights, *row, alone), norm, order=2) for row in rows]
+        return {key: torch.tensordot(each, torch.stack([one[key] for one in told]), 1) for key in weights}
 
-    def _gradient(self, weights: Weights, x: Tensor, y: Tensor, dp_sgd: DpSgd | None = None) -> Weights:
-        """The gradient of the mean cross-entropy."""
+    def _gradient(
+        self, weights: Weights, x: Tensor, y: Tensor, each: Tensor, dp_sgd: DpSgd | None = None
+    ) -> Weights:
+        """The gradient of the rows' cross-entropies, of which `each` counts so much, summed."""
         if dp_sgd is not None:
-            return self._clipped_by_row(weights, x, y, dp_sgd.clipping_norm)
+            return self._clipped_by_row(weights, x, y, each, dp_sgd.clipping_norm)
 
         def loss(moving: Weights) -> Tensor:
             logits = forward(self._network, moving, x, self._smoothing)
-            return _cross_entropy(logits, y)
+            return _cross_entropies(logits, y) @ each
 
         found: Weights = torch.func.grad(loss)(weights)
         return found
+
+
+def _alike(y: Tensor) -> Tensor:
+    """What each row counts in a mean, (rows,)."""
+    return torch.full((len(y),), 1 / len(y), dtype=torch.float64)
 
 
 def _clipped(change: Weights, exchange: Exchange) -> Weights:
@@ -285,10 +330,11 @@ def _shortened(arrays: Weights, norm: float, order: Literal[1, 2]) -> Weights:
     return {key: one * factor for key, one in arrays.items()}
 
 
-def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """The mean over rows and positions, for class numbers or probabilities."""
+def _cross_entropies(logits: Tensor, y: Tensor) -> Tensor:
+    """The mean over the positions of each row, (rows,), for class numbers or probabilities."""
     flat = logits.flatten(0, -2)
-    return F.cross_entropy(flat, y.flatten(0, -2) if y.is_floating_point() else y.flatten())
+    labels = y.flatten(0, -2) if y.is_floating_point() else y.flatten()
+    return F.cross_entropy(flat, labels, reduction="none").view(len(y), -1).mean(1)
 
 
 def _regularised(gradient: Weights, now: Weights, received: Weights, training: LocalTraining) -> Weights:
@@ -315,41 +361,3 @@ def _own_weights(network: nn.Module, exchange: Exchange) -> Weights:
     """The trained weights that the exchange began with, float64; buffers go into the network."""
     load_weights(network, exchange.weights)
     return {key: p.detach().clone() for key, p in network.named_parameters() if p.requires_grad}
-
-
-def _targets(exchange: Exchange, own: Weights, scale: Scale) -> dict[str, _Target]:
-    """What came of each array of which something is known."""
-    told = {key: one for key, one in exchange.told.items() if key in own and _tells(exchange, key)}
-    norms = {key: float(np.linalg.norm(one.values[one.mask])) for key, one in told.items()}
-    least = _SMALLEST_LAYER * max(norms.values(), default=0.0) or 1.0
-    found = {}
-    for key, one in told.items():
-        errors = _errors(exchange, key, least)
-        by_layer = 1.0 if scale == "none" else max(norms[key], least)
-        divisors = errors if scale == "noise" else np.full(errors.shape, by_layer)
-        known = one.mask.ravel()
-        places = None if known.all() else torch.from_numpy(np.flatnonzero(known))
-        values = one.values.astype(np.float64).ravel()[known]
-        expected = float(np.sum((errors / divisors).ravel()[known] ** 2))
-        each = torch.from_numpy(divisors.ravel()[known])
-        found[key] = _Target(torch.from_numpy(values), places, each, expected)
-    return found
-
-
-def _tells(exchange: Exchange, key: str) -> bool:
-    """Whether something is known of how an array changed in this round, not since some earlier one."""
-    return key not in exchange.stale and bool(exchange.told[key].mask.any())
-
-
-def _errors(exchange: Exchange, key: str, least: float) -> NDArray:
-    """The error to be expected of each entry: what is on record, and a float32's rounding.
-
-    A change is as inexact as the weight that travelled.
-    """
-    one = exchange.told[key]
-    size = np.where(one.mask, np.abs(one.values), 0.0)
-    rounded = np.abs(exchange.weights[key]) if exchange.kind == "change" else size
-    typical = np.sqrt(np.mean(size**2, where=one.mask)) or least
-    # Not entry by entry: of an entry near zero nearly nothing would be allowed for.
-    floor = _WIRE_ERROR * max(float(np.sqrt(np.mean(rounded**2))), float(typical))
-    return np.asarray(np.hypot(np.broadcast_to(one.std, one.values.shape), floor))

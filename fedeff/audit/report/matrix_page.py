@@ -10,7 +10,7 @@ __all__ = ["matrix_page"]
 _NOTE = (
     "The PSNR of the median trial in dB, of texts the share of exact tokens, of labels alone their F1. The "
     "stronger a cell, the more is rebuilt than is guessed without the update; a frame is a leak in at "
-    "least one trial, a dash an attack that does not apply."
+    "least one trial, a dash an attack that does not apply or told nothing."
 )
 _FOOTER = "Made by fedeff from the record beside this page. It holds no sample of anybody's."
 
@@ -46,7 +46,8 @@ def matrix_page(matrix: MatrixResult) -> Page:
 
 def _tiles(matrix: MatrixResult) -> tuple[Tile, ...]:
     naive = [defence for defence in matrix.defences if _holds(matrix, defence, adaptive=False)]
-    held = [defence for defence in matrix.defences if _holds(matrix, defence, adaptive=True)]
+    # Knowing of a defence mostly helps, but what a naive attack breaks is broken.
+    held = [defence for defence in naive if _holds(matrix, defence, adaptive=True)]
     rated = [defence for defence in held if defence.accuracy is not None]
     best = max(rated, key=lambda defence: defence.accuracy or 0.0, default=None)
     return (
@@ -90,13 +91,20 @@ def _cells(matrix: MatrixResult) -> Table:
             worth_of(cell),
             "–" if cell.gain_db is None else f"{cell.gain_db:+.1f}",
             percent(cell.labels_f1),
+            f"{cell.unfinished} of {cell.trials}" if cell.unfinished else "–",
             "–" if cell.seconds is None else human_seconds(cell.seconds),
         )
         for cell in matrix.cells
         if cell.trials
     )
-    header = ("Cell", "kind", "leaked", "PSNR or share", "over floor, dB", "labels (F1)", "seconds")
-    return Table(header, rows, fold=f"All {len(rows)} cells")
+    measured = ("leaked", "PSNR or share", "over floor, dB", "labels (F1)", "unfinished", "seconds")
+    return Table(("Cell", "kind", *measured), rows, fold=f"All {len(rows)} cells{_unfinished(matrix)}")
+
+
+def _unfinished(matrix: MatrixResult) -> str:
+    """What there is to say of attacks that did not come to their end; empty where all did."""
+    many = sum(cell.unfinished > 0 for cell in matrix.cells)
+    return f"; in {many} an attack did not come to its end" if many else ""
 
 
 def _obstacles(matrix: MatrixResult) -> Table | None:
@@ -104,5 +112,5 @@ def _obstacles(matrix: MatrixResult) -> Table | None:
     if not why:
         return None
     return Table(
-        ("Not tried", "because"), tuple(why.items()), numbers=False, fold=f"{len(why)} that do not apply"
+        ("No number", "because"), tuple(why.items()), numbers=False, fold=f"{len(why)} without a number"
     )

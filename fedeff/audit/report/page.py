@@ -109,7 +109,9 @@ def _why(result: AuditResult) -> Section:
         cost = result.fix.accuracy_cost
         price = "" if cost is None else f" It costs {100 * cost:.1f} points of accuracy."
         settings = " ".join(f"{name}={value}" for name, value in result.fix.settings.items())
-        points += (f"Cheapest fix: {result.fix.sentence}{price} Set {settings}.",)
+        points += (
+            f"Cheapest fix: {result.fix.sentence}{price} Set {settings}; audit that before you rely on it.",
+        )
     guarantee = result.guarantee
     points += (f"Formal guarantee: {guarantee}.{_claimed(guarantee.claimed)}",)
     return Section("Why this verdict", points=points)
@@ -155,10 +157,13 @@ def _seen(result: AuditResult) -> Section | None:
     total = sum(_entries(one.shape) for one in result.seen)
     summed = result.clients_summed
     whose = "one client" if summed == 1 else f"the sum of {summed} clients"
+    several = result.exchanges > 1
+    when = f"each of {rounds_said(result)}" if several else rounds_said(result)
+    first = " The table is of the first round; attacks had all of them." if several else ""
     return Section(
         "What the server saw",
-        f"{total:,} numbers of {whose} in {rounds_said(result)}, {percent(known / max(1, total))} of them "
-        "known, read from the bytes that travelled.",
+        f"{total:,} numbers of {whose} in {when}, {percent(known / max(1, total))} of them known, read from "
+        f"the bytes that travelled.{first}",
         tables=(seen_table(result),),
     )
 
@@ -180,7 +185,9 @@ def _layers(result: AuditResult) -> Section | None:
     picture = Picture("Layer by layer", layers_figure(result.layers, result.rules), wide=True)
     return Section(
         "What each layer gives away",
-        "The attack repeated with one layer known and nothing else; in brackets the layer's entries.",
+        "The first control again, one undefended row and step, with one layer known and nothing else; in "
+        "brackets how many numbers that is. Images are sought with the labels that the whole update tells; "
+        "the best of any attack is drawn, in orange where it leaks. Labels are those that this layer tells.",
         (picture,),
     )
 
@@ -188,14 +195,18 @@ def _layers(result: AuditResult) -> Section | None:
 def _noise(result: AuditResult) -> Section | None:
     if not result.noise:
         return None
-    keys = [Key("attack", 0)]
+    keys = [Key("best attack", 0)]
     keys += [Key("bound without prior", 1)] if any(p.unbiased_db is not None for p in result.noise) else []
     keys += [Key("bound with prior", 2)] if any(p.prior_db is not None for p in result.noise) else []
     drawn = noise_figure(result.noise, result.rules, floor_db_of(result.trials))
     picture = Picture("PSNR against noise", drawn, keys=tuple(keys)).widened()
     return Section(
         "What noise buys",
-        "How well the attack does as noise grows, and what no attacker of that kind does better than.",
+        "The first control again, one undefended row and step, with Gaussian noise on each value, of a "
+        "deviation that the attacker knows. The bounds are what is expected at best of this row with its "
+        "label known: without a prior (Cramér-Rao), and with one as wide as public rows are (van Trees, an "
+        "approximation). One draw strays by a dB or two, and keeping to the range of inputs is a prior, too: "
+        "the attack may lie above the first bound.",
         (picture,),
     )
 
