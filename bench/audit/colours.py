@@ -23,7 +23,7 @@ _NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
 }
 _ATTACKS = {
     "smooth": ("levenberg-marquardt", "dlg"),
-    "cnn": ("r-gap", "levenberg-marquardt"),
+    "cnn": ("r-gap",),
 }
 _TARGET = "smooth, levenberg-marquardt"  # the case of which the target is asked
 _BUDGET_S = 30.0

@@ -14,7 +14,7 @@ __all__ = ["row"]
 _DATA = ("digits", "fashion-mnist")
 _LEAST_DB = 25.0
 _ATTACKS: Mapping[str, float] = {  # seconds that each may take
-    "r-gap": 10.0,
+    "r-gap": 30.0,
     "levenberg-marquardt": 12.0,
     "inverting-gradients": 12.0,
 }

@@ -91,8 +91,8 @@ _QUICK = Tier(
     images=(
         Effort("labels", 2.0),
         Effort("phong", 2.0),
-        Effort("r-gap", 6.0),
-        Effort("levenberg-marquardt", 10.0, most_unknowns=4096),
+        Effort("r-gap", 20.0),
+        Effort("levenberg-marquardt", 10.0, {"restarts": 4}, most_unknowns=4096),
         Effort("inverting-gradients", 10.0, {"iterations": 300, "restarts": 1}, most_unknowns=4096),
     ),
     text=(Effort("labels", 2.0), Effort("embedding-rows", 2.0), Effort("dager", 15.0)),
@@ -110,8 +110,8 @@ _STANDARD = Tier(
     images=(
         Effort("labels", 5.0),
         Effort("phong", 5.0),
-        Effort("r-gap", 10.0),
-        Effort("levenberg-marquardt", 60.0),
+        Effort("r-gap", 60.0),
+        Effort("levenberg-marquardt", 60.0, {"restarts": 8}),
         Effort("inverting-gradients", 120.0),
     ),
     text=(

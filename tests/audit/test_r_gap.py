@@ -41,8 +41,9 @@ def pooled(*first: nn.Module, side: int) -> nn.Module:
     [
         (lambda: build("cnn", input_shape=(1, 8, 8)), 60),
         (lambda: pooled(nn.Conv2d(1, 12, 3, padding=2), nn.AvgPool2d(2), nn.Tanh(), side=5), 60),
+        (lambda: pooled(nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), side=4), 60),
     ],
-    ids=["cnn", "mean"],
+    ids=["cnn", "mean", "few filters"],
 )
 def test_pooling_is_undone(make: Callable[[], nn.Module], least: float) -> None:
     view, truth = view_of(seeded(make), *digits(1, seed=4), kind="gradient")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 from fedeff.audit.attacks.layer_chain import Link
 
@@ -57,6 +58,34 @@ class Patches:
         size = (self.link.reads[1], self.link.reads[2])
         args = (layer.kernel_size, layer.dilation, _pair(layer.padding), layer.stride)
         return F.fold(unfolded.T[None], size, *args)[0]
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """What the layer makes of the patches of x, without its bias: (windows, places, outputs)."""
+        layer = self.link.layer
+        if isinstance(layer, nn.Linear):
+            return self.of(x) @ self.weight.T
+        found = F.conv2d(x[None], layer.weight.detach(), None, *self._as_called(layer))[0]
+        placed = found.flatten(1).T[self.at]
+        return placed.mean(1, keepdim=True) if self.link.pool.kind == "mean" else placed
+
+    def outputs_back(self, z: Tensor) -> Tensor:
+        """The adjoint of `outputs`."""
+        layer = self.link.layer
+        if isinstance(layer, nn.Linear):
+            return self.back(z @ self.weight)
+        if self.link.pool.kind == "mean":
+            z = z.expand(-1, self.at.shape[1], -1) / self.at.shape[1]
+        placed = z.new_zeros(self.link.gives[1] * self.link.gives[2], z.shape[2])
+        placed[self.at.flatten()] = z.flatten(0, 1)
+        size, given = (1, *self.link.reads), placed.T.reshape(1, *self.link.gives)
+        found: Tensor = conv2d_input(  # type: ignore[no-untyped-call]
+            size, layer.weight.detach(), given, *self._as_called(layer)
+        )
+        return found[0]
+
+    @staticmethod
+    def _as_called(layer: nn.Conv2d) -> tuple[tuple[int, ...], tuple[int, int], tuple[int, ...]]:
+        return layer.stride, _pair(layer.padding), layer.dilation
 
 
 def _pair(padding: str | tuple[int, ...]) -> tuple[int, int]:

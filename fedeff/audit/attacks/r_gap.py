@@ -12,6 +12,7 @@ from fedeff.audit.attacks.layer_chain import Link, chain_of
 from fedeff.audit.attacks.layer_patches import patches_of
 from fedeff.audit.attacks.layer_solve import Outcome, Solved, solved
 from fedeff.audit.attacks.least_squares import Descent, Stopping, descend
+from fedeff.audit.attacks.smoothed_pooling import followed
 from fedeff.audit.finding import Budget, Finding
 from fedeff.audit.replay.matching import Matching, obstacle_to_replay
 from fedeff.audit.view import ServerView
@@ -114,8 +115,10 @@ def _peeled(view: ServerView, links: list[Link], back: Tensor, budget: Budget) -
         bounds = links[place - 1].after.bounds() if place else (public.lowest, public.highest)
         middle = 0.0 if place else (public.lowest + public.highest) / 2
         start = torch.full(link.reads, middle, dtype=torch.float64)
-        told = _told(view, link.name, "weight")
-        gave = solved(patches_of(link), told, _outcome(link, gave, back), start, bounds, budget)
+        patches, told = patches_of(link), _told(view, link.name, "weight")
+        # Where images are read there are few filters for the places of a window to show in the gradient.
+        solve = solved if place or patches.places == 1 else followed
+        gave = solve(patches, told, _outcome(link, gave, back), start, bounds, budget)
         back, iterations = gave.back, iterations + gave.iterations
     assert gave is not None
     return gave.x, iterations
