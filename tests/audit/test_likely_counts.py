@@ -9,7 +9,7 @@ import torch
 from audit.views import digits, view_of
 from torch import nn
 
-from fedeff.audit.attacks.labels import infer_labels
+from fedeff.audit.attacks.labels import infer_labels, likely_labels
 from fedeff.audit.gradients.last_layer import Head
 from fedeff.audit.gradients.likely_counts import _fitted, _narrowed, tells_likely_counts
 from fedeff.models import build
@@ -83,3 +83,29 @@ def test_noise_clipping_and_gaps_are_left_to_others():
     gap[1, 2] = np.nan
     for other in (replace(head, gradient=gap), replace(head, shortened=True), replace(head, std=0.1)):
         assert not tells_likely_counts(other)
+
+
+def _strongly_drawn(seed: int) -> nn.Module:
+    """A network whose last layer reads other things than random inputs make one think."""
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Conv2d(1, 12, 5, 2, 2), nn.Sigmoid(), nn.Flatten(), nn.Linear(192, 10))
+    for values in network.parameters():
+        nn.init.uniform_(values, -0.5, 0.5)
+    return network
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_labels_of_a_batch_are_among_those_of_both_ways(seed):
+    """The way that is nearer to whole numbers comes first, and the other where it says something else."""
+    x, y = digits(8, seed)
+    view, _ = view_of(_strongly_drawn(seed), x, y)
+    found = likely_labels(view)
+    assert any(np.array_equal(np.sort(y), one) for one in found)
+    assert len(found) == len({one.tobytes() for one in found}) <= 2
+    np.testing.assert_array_equal(found[0], infer_labels(view))
+
+
+def test_two_ways_that_agree_are_tried_once():
+    x, y = digits(8, 0)
+    view, _ = view_of(build("mlp", input_shape=(1, 8, 8), seed=0), x, y)
+    assert len(likely_labels(view)) == 1

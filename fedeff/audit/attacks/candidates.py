@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedeff.audit.attacks.labels import LabelInference, infer_labels
+from fedeff.audit.attacks.labels import LabelInference, infer_labels, likely_labels
 from fedeff.audit.replay.matching import Matching, obstacle_to_replay, replayed_rows
 from fedeff.audit.replay.targets import Scale
 from fedeff.audit.view import Labels, ServerView
@@ -48,9 +48,11 @@ def are_told(view: ServerView) -> bool:
 
 
 def labels_to_try(view: ServerView, rows: int) -> list[Labels]:
-    """The labels that are known or betrayed, alone; where they are not, of one row each class in turn."""
+    """The labels that are known, or betrayed by each way of inferring them; else each class of one row."""
+    if view.labels is not None:
+        return [view.labels[:rows]]
     if are_told(view):
-        return [known_labels(view, rows)]
+        return [one[:rows] for one in likely_labels(view)]
     return [np.array([label]) for label in range(view.public.classes)]
 
 

@@ -18,7 +18,7 @@ from fedeff.audit.replay.matching import replayed_rows
 from fedeff.audit.view import Exchange, Labels, NDArray, ServerView
 from fedeff.core.errors import AuditError
 
-__all__ = ["LabelInference", "infer_labels", "label_counts"]
+__all__ = ["LabelInference", "infer_labels", "label_counts", "likely_labels"]
 
 _REFINEMENTS = 8
 _WELL_TOLD = 0.05  # of the largest singular value: directions below it are left as they are
@@ -30,12 +30,13 @@ class LabelInference:
     """Infers the labels of a batch as counts of each class, in ascending order.
 
     One row: the class whose logit the gradient raises (iDLG, Zhao et al., arXiv:2001.02610), exact
-    from one step. Several rows, of one step of which the whole layer came exactly: the counts of the
-    likeliest inputs of the layer that explain its gradient (`likely_counts`). Else a linear system in the
-    counts, with each class's probabilities from the mean input of the last layer that the ratio of weight
-    gradient to bias gradient gives (iLRG, Ma et al., "Instance-wise Batch Label Restoration via
-    Gradients in Federated Learning", ICLR 2023); a class whose logit is raised has at least one row (LLG,
-    Wainakh et al., arXiv:2105.09369). Through several local steps, masks and noise it is an approximation.
+    from one step. Several rows: a linear system in the counts, with each class's probabilities from the
+    mean input of the last layer that the ratio of weight gradient to bias gradient gives (iLRG, Ma et al.,
+    "Instance-wise Batch Label Restoration via Gradients in Federated Learning", ICLR 2023); where one step's
+    whole layer came exactly also the counts of the likeliest inputs of the layer that explain its
+    gradient (`likely_counts`). Of the two the one that is nearer to whole numbers is taken. A class whose
+    logit is raised has at least one row (LLG, Wainakh et al., arXiv:2105.09369). Through several local
+    steps, masks and noise it is an approximation.
     Not for text, and not for models that do not end in a dense layer.
     """
 
@@ -63,11 +64,27 @@ def infer_labels(view: ServerView) -> Labels:
     return _labels(label_counts(view), _rows(view), _raised(view))
 
 
+def likely_labels(view: ServerView) -> list[Labels]:
+    """All labels that ways of inferring them come to, those of `infer_labels` first; each (rows,), ascending.
+
+    Raises AuditError where they cannot be inferred.
+    """
+    _refuse(view)
+    first = infer_labels(view)
+    ways = [_counts(view.first, view)[-1]] if len(view.exchanges) == 1 else []
+    others = [_labels(counts, _rows(view), _raised(view)) for counts in ways]
+    return [first, *(one for one in others if not np.array_equal(one, first))]
+
+
 def label_counts(view: ServerView) -> NDArray:
     """How many rows of each class, (classes,) float64 before rounding: the mean over the exchanges."""
+    _refuse(view)
+    return np.asarray(np.mean([_counts(exchange, view)[0] for exchange in view.exchanges], axis=0))
+
+
+def _refuse(view: ServerView) -> None:
     if obstacle := _obstacle(view):
         raise AuditError(obstacle)
-    return np.asarray(np.mean([_counts(exchange, view) for exchange in view.exchanges], axis=0))
 
 
 def _obstacle(view: ServerView) -> str | None:
@@ -102,18 +119,19 @@ def _raised(view: ServerView) -> NDArray:
     return sure
 
 
-def _counts(exchange: Exchange, view: ServerView) -> NDArray:
-    """Counts of each class from one exchange, not rounded; they sum to the rows."""
+def _counts(exchange: Exchange, view: ServerView) -> list[NDArray]:
+    """Counts of each class from one exchange by each way, not rounded; the nearest to whole ones first."""
     head, rows = opened(exchange, view), _rows(view)
     by_logits, inside = rank_one(head.gradient, head.usual, head.std)
     bias, error = head.gradient[:, 0], head.std / max(float(np.linalg.norm(inside)), 1e-12)
     if head.bias_std < _NOISY * np.nanmax(np.abs(bias), initial=0.0):
         by_logits, error = np.where(np.isfinite(bias), bias, by_logits), head.bias_std
     if rows == 1:
-        return np.asarray(np.arange(len(bias)) == np.argmin(by_logits), np.float64)
+        return [np.asarray(np.arange(len(bias)) == np.argmin(by_logits), np.float64)]
+    found = [_solved(head, by_logits, inside, rows, error)]
     if exchange.steps == 1 and tells_likely_counts(head):
-        return likely_counts(head, rows)
-    return _solved(head, by_logits, inside, rows, error)
+        found.append(likely_counts(head, rows))
+    return sorted(found, key=lambda counts: float(np.abs(counts - np.round(counts)).max()))
 
 
 def _solved(head: Head, by_logits: NDArray, inside: NDArray, rows: int, error: float) -> NDArray:
