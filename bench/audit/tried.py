@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -67,8 +67,13 @@ def tried(attack: Attack, shown: Shown, budget_s: float, seed: int) -> Case:
 @cache
 def _warm_up() -> None:
     """What a process pays once: torch loads more of itself at the first forward derivative, over a second."""
-    x = torch.ones(2, 2)
-    torch.func.vmap(lambda tangent: torch.func.jvp(torch.sin, (x,), (tangent,)))(torch.ones(1, 2, 2))
+
+    def loss(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(torch.conv2d(x, weight)).square().sum()
+
+    slope = partial(torch.func.grad(loss), torch.ones(1, 1, 2, 2))
+    x = torch.ones(1, 1, 3, 3)
+    torch.func.vmap(lambda along: torch.func.jvp(slope, (x,), (along,))[1])(torch.ones(2, 1, 1, 3, 3))
 
 
 def scores_of(finding: Finding, shown: Shown) -> dict[str, float | None]:
