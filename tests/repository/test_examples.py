@@ -68,13 +68,13 @@ def test_coded_inference(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_audit_built_in_app(tmp_path: Path) -> None:
-    """What is sent leaks, openly and, on an idle machine, sparsely and out of a sum of twenty single rows."""
+    """What is sent openly leaks, and so do single rows out of a sum of twenty; few trials prove no safety."""
     script = EXAMPLES / "audit_built_in_app.py"
     output = run(sys.executable, str(script), str(tmp_path), cwd=tmp_path).splitlines()
     verdicts = dict(line.split()[:2] for line in output[::2])
     assert verdicts.pop("open") == "FAIL:"
-    for name in ("sparse", "summed"):  # by how fast the machine is; four trials never prove the contrary
-        assert verdicts.pop(name) in ("FAIL:", "INCONCLUSIVE:")
+    assert verdicts.pop("summed") == "FAIL:"
+    assert verdicts.pop("sparse") in ("FAIL:", "INCONCLUSIVE:")  # by how fast the machine is
     assert all((tmp_path / name / "report.html").is_file() for name in ("open", "sparse", "summed"))
 
 
