@@ -15,7 +15,7 @@ from fedeff.audit.judging.judge import public_rows
 from fedeff.audit.judging.judged import judged_cases, seen_of
 from fedeff.audit.judging.verdict import decide
 from fedeff.audit.malice import crafted
-from fedeff.audit.maps import Maps, maps_of
+from fedeff.audit.maps.maps import Maps, maps_of
 from fedeff.audit.plan import AuditPlan
 from fedeff.audit.provenance import provenance_of
 from fedeff.audit.result import AuditResult, configuration_of
@@ -40,14 +40,10 @@ def run_audit(
     fix = None
     if plan.tier.fix_trials and verdict.outcome == "FAIL" and plan.threat != "malicious":
         fix = cheapest_fix(plan, judged.controls, public, processes=processes, on_progress=tell)
-    maps, seconds = Maps(), plan.tier.map_seconds
-    if seconds and cases.controls:
+    maps = Maps()
+    if plan.tier.map_seconds and cases.controls:
         control, trial = cases.controls[0].victim, judged.controls[0]
-        maps = maps_of(
-            *(control, trial, plan.efforts, public, plan.rules, seconds),
-            processes=processes,
-            on_progress=tell,
-        )
+        maps = maps_of(control, trial, plan, public, processes=processes, on_progress=tell)
     first = cases.trials[0].view
     return AuditResult(
         name=plan.target.what,

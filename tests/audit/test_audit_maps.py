@@ -10,14 +10,16 @@ from fedeff.audit import audit_leak, write_audit
 from fedeff.audit.attempts import attacked
 from fedeff.audit.judging.judge import public_rows, trials_of
 from fedeff.audit.judging.rules import Rules
-from fedeff.audit.leak_map import layer_cases, layers_of
-from fedeff.audit.maps import Maps, maps_of
-from fedeff.audit.noise_curve import noise_cases, noise_levels, noise_points
+from fedeff.audit.maps.leak_map import layer_cases, layers_of
+from fedeff.audit.maps.maps import Maps, maps_of
+from fedeff.audit.maps.noise_curve import noise_cases, noise_levels, noise_points
+from fedeff.audit.plan import plan_of
 from fedeff.audit.tiers import Effort, tier_of
 from fedeff.audit.victims import chosen_victims
 
 OPEN = Settings(dataset="digits", model="mlp", partition="iid", cohort=20, batch_size=1, local_steps=1)
 PHONG = (Effort("labels", 5.0), Effort("phong", 5.0))
+PLAN = replace(plan_of(OPEN, tier="standard", threat="curious", rules=Rules(), clients=20), efforts=PHONG)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def test_a_layers_view_knows_that_layer_and_nothing_else(control) -> None:
 def test_the_first_layer_shows_the_image_and_the_last_one_the_label(control, public) -> None:
     (trial,) = judged(control, public)
     told = {"processes": 1, "on_progress": lambda progress: None}
-    found = maps_of(control, trial, PHONG, public, Rules(), 5.0, **told)
+    found = maps_of(control, trial, PLAN, public, **told)
     by_name = {one.layer: one for one in found.layers}
     assert by_name["fc1"].psnr_db > 100
     assert by_name["fc1"].labels_f1 is None
@@ -76,7 +78,7 @@ def test_the_attack_follows_the_bounds_down_to_a_guess(control, public) -> None:
 
 
 def test_what_would_take_too_long_is_left_out(control, public, monkeypatch) -> None:
-    monkeypatch.setattr("fedeff.audit.noise_curve._MOST_NUMBERS", 64 * 4000)
+    monkeypatch.setattr("fedeff.audit.maps.noise_curve._MOST_NUMBERS", 64 * 4000)
     assert noise_levels(control, public) == ()
     text = replace(
         control.captured, view=replace(
@@ -85,7 +87,7 @@ def test_what_would_take_too_long_is_left_out(control, public, monkeypatch) -> N
     )  # fmt: skip
     (trial,) = judged(control, public)
     quiet = {"processes": 1, "on_progress": lambda progress: None}
-    assert maps_of(replace(control, captured=text), trial, PHONG, public, Rules(), 5.0, **quiet) == Maps()
+    assert maps_of(replace(control, captured=text), trial, PLAN, public, **quiet) == Maps()
     assert tier_of("quick").map_seconds == 0 < tier_of("standard").map_seconds
 
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedeff.audit.attacks.layer_chain import Activation, chain_of
-from fedeff.audit.attacks.layer_patches import patches_of
+from fedeff.audit.attacks.layers.layer_chain import Activation, chain_of
+from fedeff.audit.attacks.layers.layer_patches import patches_of
 from fedeff.audit.attacks.r_gap import RGap
 from fedeff.audit.finding import Budget
 from fedeff.clients import LocalTraining

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedeff.audit.attacks.dense_front import Gradient
-from fedeff.audit.attacks.layer_chain import chain_of
-from fedeff.audit.attacks.layer_patches import Patches, patches_of
-from fedeff.audit.attacks.layer_solve import Outcome
-from fedeff.audit.attacks.smoothed_pooling import _Path, _Stage, followed
+from fedeff.audit.attacks.layers.layer_chain import chain_of
+from fedeff.audit.attacks.layers.layer_patches import Patches, patches_of
+from fedeff.audit.attacks.layers.layer_solve import Outcome
+from fedeff.audit.attacks.layers.smoothed_pooling import _Path, _Stage, followed
 from fedeff.audit.finding import Budget
 from tests.audit.views import digits, seeded
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from fedeff.audit.attacks.dense_front import Gradient, gradient_of, loaded, low_rank_obstacle
-from fedeff.audit.attacks.layer_chain import Link, chain_of
-from fedeff.audit.attacks.layer_patches import patches_of
-from fedeff.audit.attacks.layer_solve import Outcome, Solved, solved
+from fedeff.audit.attacks.layers.layer_chain import Link, chain_of
+from fedeff.audit.attacks.layers.layer_patches import patches_of
+from fedeff.audit.attacks.layers.layer_solve import Outcome, Solved, solved
+from fedeff.audit.attacks.layers.smoothed_pooling import followed
 from fedeff.audit.attacks.least_squares import Descent, Stopping, descend
-from fedeff.audit.attacks.smoothed_pooling import followed
 from fedeff.audit.finding import Budget, Finding
 from fedeff.audit.replay.matching import Matching, obstacle_to_replay
 from fedeff.audit.view import ServerView

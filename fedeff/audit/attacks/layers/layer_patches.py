@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
-from fedeff.audit.attacks.layer_chain import Link
+from fedeff.audit.attacks.layers.layer_chain import Link
 
 __all__ = ["Patches", "patches_of"]
 

@@ -8,8 +8,9 @@ from fedeff.audit.judging.judge import PublicRows, trials_of
 from fedeff.audit.judging.leaks import leaked
 from fedeff.audit.judging.rules import Rules
 from fedeff.audit.judging.trial import Trial
-from fedeff.audit.leak_map import layer_cases, layer_leaks, layers_of
-from fedeff.audit.noise_curve import noise_cases, noise_levels, noise_points
+from fedeff.audit.maps.leak_map import layer_cases, layer_leaks, layers_of
+from fedeff.audit.maps.noise_curve import noise_cases, noise_levels, noise_points
+from fedeff.audit.plan import AuditPlan
 from fedeff.audit.result import LayerLeak, NoisePoint
 from fedeff.audit.tiers import Effort
 from fedeff.audit.victims import Victim
@@ -30,24 +31,23 @@ class Maps:
 def maps_of(
     control: Victim,
     judged: Trial,
-    efforts: Sequence[Effort],
+    plan: AuditPlan,
     public: PublicRows,
-    rules: Rules,
-    seconds: float,
     *,
     processes: int | None,
     on_progress: OnProgress,
 ) -> Maps:
     """The maps of one undefended row and step, of which `judged` is the trial.
 
-    Tried are the cheap attacks of `efforts`; where none of these leaks there, the one that came nearest.
-    Each has at most so many seconds. Of text there are no maps.
+    Tried are the plan's cheap attacks; where none of these leaks there, the one that came nearest.
+    Each has at most the tier's `map_seconds`. Of text there are no maps.
     """
     if control.captured.view.public.task != "classify":
         return Maps()
     on_progress(Progress(0, 0, "layer by layer, and with noise"))
-    images = [replace(one, seconds=min(one.seconds, seconds)) for one in _chosen(efforts, judged, rules)]
-    labels = [one for one in efforts if one.attack == "labels"]
+    chosen = _chosen(plan.efforts, judged, plan.rules)
+    images = [replace(one, seconds=min(one.seconds, plan.tier.map_seconds)) for one in chosen]
+    labels = [one for one in plan.efforts if one.attack == "labels"]
     layers, levels = layers_of(control.captured.view), noise_levels(control, public) if images else ()
     cases = [*layer_cases(control, layers, [*images, *labels]), *noise_cases(control, levels, images)]
     trials = trials_of(cases, attacked(cases, processes), public)

@@ -9,7 +9,7 @@ from scipy.sparse.linalg import LinearOperator, lsmr
 from torch import Tensor
 
 from fedeff.audit.attacks.dense_front import Gradient
-from fedeff.audit.attacks.layer_patches import Patches
+from fedeff.audit.attacks.layers.layer_patches import Patches
 from fedeff.audit.finding import Budget
 
 __all__ = ["Outcome", "Solved", "solved"]

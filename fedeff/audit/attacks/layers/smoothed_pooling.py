@@ -17,8 +17,8 @@ from scipy.sparse.linalg import LinearOperator, lsmr
 from torch import Tensor
 
 from fedeff.audit.attacks.dense_front import Gradient
-from fedeff.audit.attacks.layer_patches import Patches
-from fedeff.audit.attacks.layer_solve import Outcome, Solved
+from fedeff.audit.attacks.layers.layer_patches import Patches
+from fedeff.audit.attacks.layers.layer_solve import Outcome, Solved
 from fedeff.audit.finding import Budget
 
 __all__ = ["followed"]

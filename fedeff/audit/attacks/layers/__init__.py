@@ -1,0 +1,1 @@
+"""The layers of a network undone one by one: a linear system each, and what pooling hid."""
