@@ -25,7 +25,7 @@ _MODELS = ("cnn", "mlp")
 _ATTACKS = {
     "smooth": ("levenberg-marquardt",),
     "cnn": ("levenberg-marquardt",),
-    "mlp": ("inverting-gradients",),
+    "mlp": ("phong", "levenberg-marquardt", "inverting-gradients"),
 }
 _BUDGET_S = 30.0
 _AWARE, _NAIVE = "mask-aware", "naive"

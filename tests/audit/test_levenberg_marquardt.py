@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from audit.views import SmoothNet, digits, psnr, seeded, some_known, view_of
+from audit.views import SmoothNet, digits, largest_known, psnr, seeded, some_known, view_of
 
 from fedeff.audit.attacks.dlg import DeepLeakage
 from fedeff.audit.attacks.inverting_gradients import InvertingGradients
 from fedeff.audit.attacks.levenberg_marquardt import LevenbergMarquardt
 from fedeff.audit.finding import Budget
+from fedeff.audit.naive import naive
 from fedeff.audit.replay.bounds import cramer_rao, information, psnr_of
 from fedeff.clients import LocalTraining
 from fedeff.core.errors import AuditError
@@ -142,3 +143,10 @@ def test_what_cannot_be_attacked_is_named(attack):
     adam = replace(view, exchanges=(replace(view.first, training=LocalTraining(optimizer="adam")),))
     with pytest.raises(AuditError, match="adam"):
         _run(attack, adam)
+
+
+def test_what_top_k_left_out_is_small_and_that_tells():
+    x, y = digits(1)
+    view = largest_known(view_of(build("mlp", input_shape=(1, 8, 8)), x, y)[0])
+    aware, blind = (_run(LevenbergMarquardt(restarts=2), one) for one in (view, naive(view)))
+    assert psnr(aware.inputs, x) > psnr(blind.inputs, x) + 5

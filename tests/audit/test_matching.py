@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from audit.views import SmoothNet, digits, seeded, some_known, view_of
+from audit.views import SmoothNet, digits, largest_known, seeded, some_known, view_of
 from torch import nn
 
+from fedeff.audit.naive import naive
 from fedeff.audit.replay.jacobian import jacobian
 from fedeff.audit.replay.matching import Matching
 from fedeff.audit.view import Exchange, ServerView, Told
@@ -144,21 +145,11 @@ def test_unknown_entries_and_their_values_do_not_matter():
     assert float(found.abs().max()) < 1e-9
 
 
-def _bounded(view, share=0.1):
-    """The view of which only the largest entries came, and a bound on the others."""
-    told = {}
-    for key, one in view.first.told.items():
-        least = np.quantile(np.abs(one.values), 1 - share)
-        known = np.abs(one.values) >= least
-        told[key] = Told(np.where(known, one.values, 0.0), known, one.std, least)
-    return replace(view, exchanges=(replace(view.first, told=told),))
-
-
 def test_what_is_left_out_counts_where_it_is_beyond_its_bound_and_nowhere_else():
     x, y = digits(2)
     whole, _ = view_of(seeded(SmoothNet), x, y, exact=True)
-    view, other = _bounded(whole), torch.rand(2, 1, 8, 8, dtype=torch.float64)
-    matching, blind = Matching(view, scale="none"), Matching(view, scale="none", bounds=False)
+    view, other = largest_known(whole), torch.rand(2, 1, 8, 8, dtype=torch.float64)
+    matching, blind = Matching(view, scale="none"), Matching(view, scale="none", bounds="none")
     at, labels = _tensors(x, y)
     assert float(matching.squared(at, labels)) < 1e-20
     assert float(matching.cosine(at, labels)) == pytest.approx(0, abs=1e-9)
@@ -174,6 +165,14 @@ def test_what_is_left_out_counts_where_it_is_beyond_its_bound_and_nowhere_else()
     # The Jacobian by rows is that of the whole.
     whole_rows = torch.func.jacrev(lambda z: matching.residual(z, labels))(other).flatten(1).T
     torch.testing.assert_close(jacobian(matching, other, labels), whole_rows)
+
+
+def test_the_middle_of_the_bounds_stands_for_what_did_not_come():
+    x, y = digits(2)
+    view = largest_known(view_of(seeded(SmoothNet), x, y, exact=True)[0])
+    other, labels = torch.rand(2, 1, 8, 8, dtype=torch.float64), torch.from_numpy(y)
+    central = Matching(view, scale="none", bounds="centre").residual(other, labels)
+    torch.testing.assert_close(central, Matching(naive(view), scale="none").residual(other, labels))
 
 
 def test_residuals_are_in_units_of_what_is_told():

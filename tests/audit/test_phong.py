@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from audit.views import SmoothNet, digits, psnr, seeded, some_known, view_of
+from audit.views import SmoothNet, digits, largest_known, psnr, seeded, some_known, view_of
 from torch import nn
 
 from fedeff.audit.attacks.phong import Phong, first_dense
 from fedeff.audit.finding import Budget
+from fedeff.audit.gradients.last_layer import gradient_bounds_of, mean_gradient_of
 from fedeff.clients import LocalTraining
 from fedeff.core.errors import AuditError
 from fedeff.models import build
@@ -75,3 +76,37 @@ def test_networks_that_begin_otherwise_are_refused(make, named):
     assert named in Phong().obstacle(view)
     with pytest.raises(AuditError, match=named):
         _run(view)
+
+
+def test_what_no_neuron_tells_is_the_middle_of_what_it_can_be():
+    x, y = digits(1)
+    view = largest_known(view_of(build("mlp", input_shape=(1, 8, 8)), x, y)[0], 0.05)
+    weight = view.first.told["fc1.weight"]
+    untold = ~weight.known.any(axis=0)
+    assert 0 < untold.sum() < 64
+    off = np.abs(_run(view).inputs - x).ravel()
+    assert off[~untold].max() < 1e-3
+    # An entry x makes a change of rate * slope * x in each neuron, which was not sent: so it is small.
+    rate, slopes = view.first.training.learning_rate, _slopes(view)
+    most = np.nanmin(weight.within / (rate * np.abs(slopes)))
+    assert off[untold].max() <= min(most, 1.0) / 2 + 1e-3
+
+
+def _slopes(view):
+    bias = view.first.told["fc1.bias"]
+    return np.where(bias.known, -bias.values / view.first.training.learning_rate, np.nan)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_bounds_of_a_change_are_bounds_of_the_gradient(weight_decay):
+    x, y = digits(1)
+    network = build("mlp", input_shape=(1, 8, 8))
+    training = LocalTraining(batch_size=1, learning_rate=0.05, weight_decay=weight_decay)
+    whole = view_of(network, x, y, training=training, exact=True)[0]
+    (plain,) = [mean_gradient_of(whole.first, "fc1.weight", 1)[0]]
+    some = largest_known(whole)
+    least, largest = gradient_bounds_of(some.first, "fc1.weight", 1)
+    left_out = ~some.first.told["fc1.weight"].known
+    assert np.all(np.isinf(least[~left_out]))
+    assert np.all((least <= plain) & (plain <= largest))
+    assert np.isfinite(largest[left_out]).all()

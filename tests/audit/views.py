@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -120,3 +121,13 @@ def _change(
     before = read_weights(network)
     after = train_loop(network, before, _samples(network, x, y), training, np.random.default_rng(seed)).arrays
     return {key: after[key].astype(np.float64) - before[key].astype(np.float64) for key in before}
+
+
+def largest_known(view, share=0.1):
+    """The view of which only the largest entries of each array came, and a bound on the others."""
+    told = {}
+    for key, one in view.first.told.items():
+        least = np.quantile(np.abs(one.values), 1 - share)
+        known = np.abs(one.values) >= least
+        told[key] = Told(np.where(known, one.values, 0.0), known, one.std, least)
+    return replace(view, exchanges=(replace(view.first, told=told),))

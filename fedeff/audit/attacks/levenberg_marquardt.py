@@ -12,6 +12,7 @@ from fedeff.audit.attacks.candidates import best_scale, labels_to_try, obstacle_
 from fedeff.audit.attacks.least_squares import Descent, Stopping, descend
 from fedeff.audit.finding import Budget, Finding
 from fedeff.audit.replay.matching import Matching
+from fedeff.audit.replay.targets import Bounds
 from fedeff.audit.view import ServerView
 from fedeff.core.errors import AuditError
 from fedeff.models.threads import one_thread
@@ -55,12 +56,13 @@ class LevenbergMarquardt:
             raise AuditError(obstacle)
         began = time.monotonic()
         with one_thread():
-            way, wire = self._way(view, rng)
-            real = wire or way[-1]
+            ways, wire = self._ways(view, rng)
+            real = wire or ways[0][-1]
             tried = [torch.from_numpy(np.asarray(one)) for one in labels_to_try(view, real.rows)]
             ends: list[tuple[Descent, Tensor]] = []
             while len(ends) < max(self.restarts, len(tried)):
                 y = tried[len(ends) % len(tried)]
+                way = ways[len(ends) // len(tried) % len(ways)]
                 ends.append((self._followed(way, wire, random_inputs(view, real, rng), y, budget), y))
                 fits = ends[-1][0].loss <= self.fits * real.expected
                 # One that would be cut short would only spend what is left.
@@ -75,25 +77,30 @@ class LevenbergMarquardt:
         converged = fits or (best.converged and len(ends) >= len(tried))
         return Finding(self.name, inputs, y.numpy(), loss, converged, seconds, facts)
 
-    def _way(self, view: ServerView, rng: np.random.Generator) -> tuple[list[Matching], Matching | None]:
+    def _ways(
+        self, view: ServerView, rng: np.random.Generator
+    ) -> tuple[list[list[Matching]], Matching | None]:
         """What is descended one after the other: smooth networks to the real one; and at last the wire.
 
         Layers of equal weight lead there from afar. Near the end each entry counts by how exactly it came:
         where no noise is on record that is what a float32 rounds, worth some 15 dB of a batch. None where
         noise counts all the way, or where conjugate gradients find no such digits anyway.
+
+        Bounds that are met and left bend the way; they say which of the ends there is the one. So restarts
+        go there by turns with the middle of its bounds in the place of what is not known, and without it.
         """
         scale = best_scale(view)
         whole = Matching(view, scale=scale)
         y = torch.from_numpy(np.asarray(labels_to_try(view, whole.rows)[0]))
-        # Bounds that are met and left bend the way; they say which of the ends there is the one.
-        way = [
-            Matching(view, scale=scale, smoothing=width, bounds=False)
-            for width in self._widths(whole, view, y, rng)
+        widths, bounds = self._widths(whole, view, y, rng), list[Bounds](["centre", "none"])
+        ways = [
+            [Matching(view, scale=scale, smoothing=width, bounds=one) for width in widths]
+            + [whole] * whole.bounded
+            for one in bounds[: 1 + whole.bounded]
         ]
-        way += [whole] if whole.bounded else []
         if scale == "noise" or whole.rows * prod(whole.shape) > self.dense:
-            return way, None
-        return way, Matching(view, scale="noise")
+            return ways, None
+        return ways, Matching(view, scale="noise")
 
     def _widths(
         self, matching: Matching, view: ServerView, y: Tensor, rng: np.random.Generator

@@ -9,7 +9,7 @@ from torch import nn
 
 from fedeff.audit.attacks.labels import LabelInference, infer_labels
 from fedeff.audit.finding import Budget, Finding
-from fedeff.audit.gradients.last_layer import mean_gradient_of
+from fedeff.audit.gradients.last_layer import gradient_bounds_of, mean_gradient_of
 from fedeff.audit.gradients.rank_one import rank_one
 from fedeff.audit.replay.matching import replayed_rows
 from fedeff.audit.view import Exchange, NDArray, ServerView
@@ -50,8 +50,11 @@ class Phong:
         if obstacle := self.obstacle(view):
             raise AuditError(obstacle)
         began, rows = time.monotonic(), replayed_rows(view.first, view)
-        weight, bias = _gradients(view, first_dense(view) or "")
-        found = _of_one(weight, bias, view)[None] if rows == 1 else _of_several(weight, bias, rows, view)
+        name = first_dense(view) or ""
+        weight, bias = _gradients(view, name)
+        found = (
+            _of_one(weight, bias, name, view)[None] if rows == 1 else _of_several(weight, bias, rows, view)
+        )
         public = view.public
         inputs = np.nan_to_num(found, nan=(public.lowest + public.highest) / 2)
         inputs = inputs.clip(public.lowest, public.highest).reshape(-1, *public.input_shape)
@@ -105,11 +108,29 @@ def _gradients(view: ServerView, name: str) -> tuple[NDArray, NDArray]:
     return np.concatenate(weights), np.concatenate(biases)
 
 
-def _of_one(weight: NDArray, bias: NDArray, view: ServerView) -> NDArray:
-    """The input (width,) that fits all neurons best, those whose bias is unknown too."""
-    middle = (view.public.lowest + view.public.highest) / 2
-    start = np.append(1.0, np.full(weight.shape[1], middle))
-    return np.asarray(rank_one(np.column_stack([bias, weight]), start)[1][1:])
+def _of_one(weight: NDArray, bias: NDArray, name: str, view: ServerView) -> NDArray:
+    """The input (width,) that fits all neurons best, those whose bias is unknown too.
+
+    An entry that no neuron tells is the middle of what it can be.
+    """
+    public = view.public
+    start = np.append(1.0, np.full(weight.shape[1], (public.lowest + public.highest) / 2))
+    slopes, found = rank_one(np.column_stack([bias, weight]), start)
+    least, largest = _reach(view, name, slopes)
+    untold = ~np.isfinite(weight).any(axis=0)
+    return np.asarray(np.where(untold, (least + largest) / 2, found[1:]))
+
+
+def _reach(view: ServerView, name: str, slopes: NDArray) -> tuple[NDArray, NDArray]:
+    """The least and the largest that each entry of the input (width,) can be, given the neurons' slopes."""
+    public = view.public
+    each = [gradient_bounds_of(one, f"{name}.weight", 1) for one in _telling(view, name)]
+    below, above = (np.concatenate(sides) for sides in zip(*each, strict=True))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ends = np.stack([below / slopes[:, None], above / slopes[:, None]])
+    least, largest = np.fmax.reduce(np.fmin(*ends)), np.fmin.reduce(np.fmax(*ends))
+    least = np.fmax(least, public.lowest).clip(max=public.highest)
+    return least, np.fmin(largest, public.highest).clip(min=least)
 
 
 def _of_several(weight: NDArray, bias: NDArray, rows: int, view: ServerView) -> NDArray:

@@ -13,7 +13,7 @@ from fedeff.clients import LocalTraining
 from fedeff.clients.weights import load_weights
 from fedeff.core.errors import AuditError
 
-__all__ = ["Head", "mean_gradient_of", "obstacle_to_opening", "opened"]
+__all__ = ["Head", "gradient_bounds_of", "mean_gradient_of", "obstacle_to_opening", "opened"]
 
 _EVEN_ROWS = 64  # inputs of even noise that tell what usually goes into the last layer
 _RANDOM_ROWS = 128  # smooth and rough ones that tell how that differs
@@ -56,12 +56,34 @@ def mean_gradient_of(exchange: Exchange, key: str, steps: int) -> tuple[NDArray,
     """
     told = exchange.told[key]
     values, std = np.where(told.mask, told.values, np.nan), float(np.max(told.std))
+    return _as_gradient(exchange, key, steps, values), std / _moved(exchange, steps)
+
+
+def gradient_bounds_of(exchange: Exchange, key: str, steps: int) -> tuple[NDArray, NDArray]:
+    """The least and the largest that each entry of an array's mean gradient can be, by what did not come.
+
+    Infinite where nothing is known of an entry, and where its value came: see `mean_gradient_of`.
+    """
+    told = exchange.told[key]
+    within = np.where(told.bounded, told.within, np.inf) / _moved(exchange, steps)
+    centre = _as_gradient(exchange, key, steps, np.where(told.bounded, told.values, 0.0))
+    return centre - within, centre + within
+
+
+def _as_gradient(exchange: Exchange, key: str, steps: int, values: NDArray) -> NDArray:
+    """The mean gradient that makes an array change so."""
     if exchange.kind == "gradient":
-        return values, std
-    moved = exchange.training.learning_rate * _steps_that_count(exchange.training, steps)
-    weights = np.asarray(exchange.weights[key], np.float64)
+        return values
     decay = exchange.training.weight_decay
-    return -values / moved - decay * weights, std / moved
+    weights = np.asarray(exchange.weights[key], np.float64)
+    return np.asarray(-values / _moved(exchange, steps) - decay * weights)
+
+
+def _moved(exchange: Exchange, steps: int) -> float:
+    """How far an entry moves, along a gradient of 1 that stays the same."""
+    if exchange.kind == "gradient":
+        return 1.0
+    return exchange.training.learning_rate * _steps_that_count(exchange.training, steps)
 
 
 def _steps_that_count(training: LocalTraining, steps: int) -> float:

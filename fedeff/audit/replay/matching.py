@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedeff.audit.replay.forward import first_embedding, forward
-from fedeff.audit.replay.targets import Scale, Target, targets_of
+from fedeff.audit.replay.targets import Bounds, Scale, Target, targets_of
 from fedeff.audit.view import Exchange, ServerView
 from fedeff.clients import LocalTraining
 from fedeff.clients.dp_sgd import DpSgd
@@ -108,7 +108,8 @@ class Matching:
     With `scale` "layer" each array's error is divided by the norm of what came of it, with "noise" each
     entry's by the standard deviation that it is told to have and a float32's rounding, with "none" by
     nothing. `smoothing` above 0 stands in a softplus of that width for each rectifier, and as smooth a
-    maximum for pooling by the largest. Without `bounds` only what is known counts.
+    maximum for pooling by the largest. `bounds` says how what is not known but bounded counts, see
+    `targets_of`.
 
     Rows are cut into batches in their order, the same in every pass and every exchange: where a client took
     several steps on parts of its rows in another order, the replay is an approximation. Rows of a sum are
@@ -127,7 +128,7 @@ class Matching:
     """
 
     def __init__(
-        self, view: ServerView, *, scale: Scale = "layer", smoothing: float = 0.0, bounds: bool = True
+        self, view: ServerView, *, scale: Scale = "layer", smoothing: float = 0.0, bounds: Bounds = "beyond"
     ) -> None:
         if obstacle := obstacle_to_replay(view):
             raise AuditError(obstacle)

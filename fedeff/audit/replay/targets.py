@@ -10,13 +10,14 @@ from torch import Tensor
 
 from fedeff.audit.view import Exchange, NDArray
 
-__all__ = ["Scale", "Target", "targets_of"]
+__all__ = ["Bounds", "Scale", "Target", "targets_of"]
 
 _WIRE_ERROR = 2.0**-24  # of a float32 beside its own size: the most that rounding changes it
 _SMALLEST_LAYER = (
     1e-6  # norm beside the largest: below it is rounding, as of a bias under batch normalisation
 )
 Scale = Literal["layer", "noise", "none"]
+Bounds = Literal["beyond", "centre", "none"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +61,14 @@ class Target:
 
 
 def targets_of(
-    exchange: Exchange, own: Collection[str], scale: Scale, *, bounds: bool = True
+    exchange: Exchange, own: Collection[str], scale: Scale, *, bounds: Bounds = "beyond"
 ) -> dict[str, Target]:
     """What came of each array among `own` of which something is known, by key.
 
     With `scale` "layer" errors are divided by the norm of what came of the array, with "noise" each by the
     standard deviation that its entry is told to have and a float32's rounding, with "none" by nothing.
-    Without `bounds` what is not known counts for nothing.
+    Of what is not known but bounded counts what is beyond its bounds; with `bounds` "centre" how far it is
+    from the middle of them, as if that had come; with "none" nothing.
     """
     told = {key: one for key, one in exchange.told.items() if key in own and _tells(exchange, key)}
     norms = {key: float(np.linalg.norm(one.values[one.mask])) for key, one in told.items()}
@@ -76,7 +78,9 @@ def targets_of(
         errors = _errors(exchange, key, least)
         by_layer = 1.0 if scale == "none" else max(norms[key], least)
         divisors = errors if scale == "noise" else np.full(errors.shape, by_layer)
-        exact, bounded = np.flatnonzero(one.mask), np.flatnonzero(one.bounded & bounds)
+        exact, bounded = np.flatnonzero(one.mask), np.flatnonzero(one.bounded & (bounds != "none"))
+        if bounds == "centre":
+            exact, bounded = np.union1d(exact, bounded), bounded[:0]
         places = np.concatenate([exact, bounded])
         within = np.broadcast_to(one.within, one.values.shape).ravel()[bounded]
         found[key] = Target(
