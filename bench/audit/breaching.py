@@ -31,7 +31,7 @@ _THEIRS: Mapping[str, list[str]] = {
     "invertinggradients": [f"optim.max_iterations={_ITERATIONS}"],
     "deepleakage": ["optim.max_iterations=200"],  # of L-BFGS; labels are optimised with the image
 }
-_OURS = ("inverting-gradients", "dlg", "levenberg-marquardt")
+_OURS = ("inverting-gradients", "dlg", "levenberg-marquardt", "r-gap")
 _PAIRS = (("inverting-gradients", "invertinggradients"), ("dlg", "deepleakage"))
 
 

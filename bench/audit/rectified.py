@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from bench.audit.production import captured
-from bench.audit.tried import PSNR, reached, seconds, spread, tried
-from bench.figures import Figure, Spread
+from bench.audit.tried import PSNR, by_any, reached, seconds, spread, tried
+from bench.figures import Figure
 from bench.seeded.row import Measured, Row
 from fedeff.app import Settings
 from fedeff.audit.attacks.table import attack_of
@@ -45,7 +45,7 @@ def _run(seed: int) -> Measured:
 
 
 def _figures(seeds: Sequence[Measured]) -> list[Figure]:
-    found = [_by_any(seeds, data) for data in _DATA]
+    found = [by_any(seeds, data, _ATTACKS, _LEAST_DB, share=90) for data in _DATA]
     for case in seeds[0]:
         found += [
             Figure(f"{case}: PSNR", spread(seeds, case, PSNR), unit="dB", digits=0),
@@ -53,14 +53,6 @@ def _figures(seeds: Sequence[Measured]) -> list[Figure]:
             seconds(seeds, case, None),
         ]
     return found
-
-
-def _by_any(seeds: Sequence[Measured], data: str) -> Figure:
-    """In how many seeds one of the attacks was near enough: who attacks tries all."""
-    best = [max(one[f"{data}, {name}"][PSNR] or 0.0 for name in _ATTACKS) for one in seeds]
-    hits = sum(value >= _LEAST_DB for value in best)
-    told = f"{data}: seeds with at least {_LEAST_DB:g} dB by one of the attacks ({hits}/{len(best)})"
-    return Figure(told, Spread((100.0 * hits / len(best),)), at_least=90, unit="%", digits=0)
 
 
 _NOTE = """The built-in app with `model=cnn`, one step on one row, fresh weights, captured from the

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -27,6 +27,7 @@ __all__ = [
     "TOKENS",
     "WALL_S",
     "Shown",
+    "by_any",
     "reached",
     "scores_of",
     "seconds",
@@ -135,6 +136,19 @@ def reached(
     unit = measure.rpartition(", ")[2]
     told = f"{case}: seeds with at least {least:g} {unit} ({hits}/{len(found)})"
     return Figure(told, measured, at_least=share, unit="%", digits=0)
+
+
+def by_any(
+    seeds: Sequence[Measured], name: str, attacks: Iterable[str], least: float, share: float
+) -> Figure:
+    """In how many seeds one of the attacks on a case was near enough: who attacks tries all.
+
+    Cases are called by the name and the attack. `share` of the seeds, in percent, is asked for.
+    """
+    best = [max(one[f"{name}, {attack}"][PSNR] or 0.0 for attack in attacks) for one in seeds]
+    hits = sum(value >= least for value in best)
+    told = f"{name}: seeds with at least {least:g} dB by one of the attacks ({hits}/{len(best)})"
+    return Figure(told, Spread((100.0 * hits / len(best),)), at_least=share, unit="%", digits=0)
 
 
 def seconds(seeds: Sequence[Measured], case: str, most: float | None) -> Figure:
