@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from audit.views import SmoothNet, digits, largest_known, psnr, seeded, some_known, view_of
+from torch import nn
 
 from fedeff.audit.attacks.dlg import DeepLeakage
 from fedeff.audit.attacks.inverting_gradients import InvertingGradients
@@ -150,3 +151,14 @@ def test_what_top_k_left_out_is_small_and_that_tells():
     view = largest_known(view_of(build("mlp", input_shape=(1, 8, 8)), x, y)[0])
     aware, blind = (_run(LevenbergMarquardt(restarts=2), one) for one in (view, naive(view)))
     assert psnr(aware.inputs, x) > psnr(blind.inputs, x) + 5
+
+
+def test_where_inputs_change_nothing_there_is_an_end():
+    x, y = digits(1)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    nn.init.constant_(network[1].bias, -100.0)  # every unit is off
+    view, _ = view_of(network, x, y)
+    told = {key: one for key, one in view.first.told.items() if key == "3.bias"}
+    finding = _run(LevenbergMarquardt(restarts=2), replace(view, exchanges=(replace(view.first, told=told),)))
+    assert finding.labels.tolist() == y.tolist()
+    assert np.isfinite(finding.inputs).all()

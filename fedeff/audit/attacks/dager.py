@@ -258,11 +258,19 @@ class _Search:
         return self._filled([np.asarray(text, np.int64)])
 
     def _misfit(self, texts: NDArray, tests: "Sequence[_Test]") -> NDArray:
-        """The worst misfit (n,) of what these layers read at the last place of texts (n, tokens)."""
-        misfit, layers = np.zeros(len(texts)), [test.layer for test in tests]
-        for part in _parts(len(texts), texts.shape[1] * sum(layer.width for layer in layers)):
-            for test, read in zip(tests, self.reading(torch.from_numpy(texts[part]), layers), strict=True):
-                misfit[part] = np.maximum(misfit[part], test.span.misfit(read[:, -1].numpy()))
+        """The worst misfit (n,) of what these layers read at the last place of texts (n, tokens).
+
+        Of a text that does not fit a layer those after it are not asked.
+        """
+        misfit = np.zeros(len(texts))
+        for part in _parts(len(texts), texts.shape[1] * sum(test.layer.width for test in tests)):
+            inside = np.arange(len(texts))[part]
+            for test in tests:
+                (read,) = self.reading(torch.from_numpy(texts[inside]), [test.layer])
+                misfit[inside] = np.maximum(misfit[inside], test.span.misfit(read[:, -1].numpy()))
+                inside = inside[misfit[inside] <= 1]
+                if not len(inside):
+                    break
         return misfit
 
 

@@ -83,10 +83,11 @@ class _Dense:
         self._shape = x.shape
 
     def solved(self, damping: float) -> Tensor:
+        """The step; none, which gains nothing, where so little damping leaves the system singular."""
         scale = damping * self._gram.diagonal().mean()
         damped = self._gram + scale * torch.eye(len(self._gram), dtype=self._gram.dtype)
-        solution: Tensor = torch.linalg.solve(damped, self._slope)
-        return solution.view(self._shape)
+        solution, failed = torch.linalg.solve_ex(damped, self._slope)
+        return torch.zeros(self._shape, dtype=damped.dtype) if failed else solution.view(self._shape)
 
 
 class _Products:
