@@ -27,6 +27,7 @@ __all__ = [
     "TOKENS",
     "WALL_S",
     "Shown",
+    "best_of",
     "by_any",
     "reached",
     "scores_of",
@@ -138,14 +139,19 @@ def reached(
     return Figure(told, measured, at_least=share, unit="%", digits=0)
 
 
+def best_of(seeds: Sequence[Measured], cases: Sequence[str]) -> Spread:
+    """The PSNR of the attack that came nearest, of several on one view: who attacks tries all."""
+    return Spread(tuple(max(one[case][PSNR] or 0.0 for case in cases) for one in seeds))
+
+
 def by_any(
     seeds: Sequence[Measured], name: str, attacks: Iterable[str], least: float, share: float
 ) -> Figure:
-    """In how many seeds one of the attacks on a case was near enough: who attacks tries all.
+    """In how many seeds one of the attacks was near enough.
 
     Cases are called by the name and the attack. `share` of the seeds, in percent, is asked for.
     """
-    best = [max(one[f"{name}, {attack}"][PSNR] or 0.0 for attack in attacks) for one in seeds]
+    best = best_of(seeds, [f"{name}, {attack}" for attack in attacks]).values
     hits = sum(value >= least for value in best)
     told = f"{name}: seeds with at least {least:g} dB by one of the attacks ({hits}/{len(best)})"
     return Figure(told, Spread((100.0 * hits / len(best),)), at_least=share, unit="%", digits=0)
