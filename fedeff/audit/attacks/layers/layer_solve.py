@@ -93,8 +93,8 @@ class _Search:
         self._outside = torch.zeros(start.shape, dtype=torch.bool)
         self._ceiling = torch.where(outcome.seen, outcome.z, 0.0)[:, None]
         self._bounded = (outcome.off | (outcome.seen if patches.places > 1 else False))[:, None]
-        self._by_filter = torch.full((outputs,), 1 / float(self._spread().norm().clamp_min(_TINY)))
-        self._by_filter = self._by_filter.double()
+        length = float(self._spread().norm().clamp_min(_TINY))
+        self._by_filter = torch.full((outputs,), 1 / length, dtype=torch.float64)
         share = float(outcome.seen.double().mean().clamp_min(0.01)) / patches.places
         self._by_output = 1 / float(patches.weight.norm() * (share / patches.channels) ** 0.5 + _TINY)
 
