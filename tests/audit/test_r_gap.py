@@ -171,3 +171,13 @@ def test_the_links_are_named_with_their_shapes() -> None:
         ("2", (6, 8, 8), (8, 8, 8), "tanh"),
         ("5", (512,), (10,), "none"),
     ]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_a_layer_whose_units_are_all_off_ends_in_a_guess(noise):
+    x, y = digits(1)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    nn.init.constant_(network[1].bias, -100.0)
+    finding = RGap().run(view_of(network, x, y, noise=noise)[0], Budget(30), np.random.default_rng(0))
+    assert finding.labels.tolist() == y.tolist()
+    assert np.isfinite(finding.inputs).all()

@@ -86,14 +86,16 @@ class _Search:
         self._known = torch.from_numpy(told.known).reshape(patches.weight.shape)
         self._told = torch.where(self._known, torch.from_numpy(told.values).reshape(self._known.shape), 0.0)
         windows, outputs = outcome.back.shape
-        self._chances = torch.full((windows, patches.places, outputs), 1 / patches.places).double()
+        self._chances = torch.full(
+            (windows, patches.places, outputs), 1 / patches.places, dtype=torch.float64
+        )
         self._best = self._chances.argmax(1)
         self._x, self._iterations = start, 0
         self._beyond = torch.zeros(self._chances.shape, dtype=torch.bool)  # places above what came out
         self._outside = torch.zeros(start.shape, dtype=torch.bool)
         self._ceiling = torch.where(outcome.seen, outcome.z, 0.0)[:, None]
         self._bounded = (outcome.off | (outcome.seen if patches.places > 1 else False))[:, None]
-        length = float(self._spread().norm().clamp_min(_TINY))
+        length = float(self._spread().norm()) or 1.0  # where nothing comes back the gradient tells nothing
         self._by_filter = torch.full((outputs,), 1 / length, dtype=torch.float64)
         share = float(outcome.seen.double().mean().clamp_min(0.01)) / patches.places
         self._by_output = 1 / float(patches.weight.norm() * (share / patches.channels) ** 0.5 + _TINY)
