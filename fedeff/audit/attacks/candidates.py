@@ -7,7 +7,7 @@ from torch import Tensor
 from fedeff.audit.attacks.labels import LabelInference, infer_labels, likely_labels
 from fedeff.audit.replay.matching import Matching, obstacle_to_replay, replayed_rows
 from fedeff.audit.replay.targets import Scale
-from fedeff.audit.view import Labels, ServerView
+from fedeff.audit.view import Labels, ServerView, Told
 
 __all__ = [
     "are_told",
@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 _NOISE_OF_ONE, _NOISE_OF_SEVERAL = 0.1, 0.3  # of the range
+_NOISY = 0.01  # of an array, the share of error from which on entries are weighed by it
 
 
 def obstacle_to_optimising(view: ServerView) -> str | None:
@@ -74,6 +75,16 @@ def random_inputs(view: ServerView, matching: Matching, rng: np.random.Generator
 
 
 def best_scale(view: ServerView) -> Scale:
-    """The scale "noise" where some error is on record, "layer" where all is exact."""
-    noisy = any(np.any(told.std) for exchange in view.exchanges for told in exchange.told.values())
-    return "noise" if noisy else "layer"
+    """The scale "noise" where the error on record is more than a hundredth of some array, else "layer".
+
+    Under less, of a float16 say, entries that came exactly would outweigh all others from the start.
+    """
+    told = [one for exchange in view.exchanges for one in exchange.told.values()]
+    return "noise" if any(_share_of_error(one) > _NOISY for one in told) else "layer"
+
+
+def _share_of_error(told: Told) -> float:
+    """How long the error to be expected of the known values is, beside them."""
+    size = float(np.linalg.norm(told.values[told.mask]))
+    error = float(np.linalg.norm(np.broadcast_to(told.std, told.values.shape)[told.mask]))
+    return error / size if size else float(error > 0)
