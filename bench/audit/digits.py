@@ -9,7 +9,7 @@ import numpy as np
 from bench.audit.by_hand import seeded, shown_of, trained
 from bench.audit.networks import SmoothNet
 from bench.audit.production import captured, trained_weights
-from bench.audit.tried import PSNR, Shown, reached, seconds, spread, tried
+from bench.audit.tried import PSNR, Shown, by_any, reached, seconds, spread, tried
 from bench.figures import Figure
 from bench.seeded.row import Measured, Row, Value
 from fedeff.app import Settings
@@ -119,13 +119,20 @@ def _digits() -> tuple[NDArray, NDArray]:
 
 
 def _figures(seeds: Sequence[Measured], *, share: float, most_s: float) -> list[Figure]:
-    found = []
+    attacks: dict[str, list[str]] = {}
     for case in seeds[0]:
-        found += [
-            Figure(f"{case}: PSNR", spread(seeds, case, PSNR), at_least=40, unit="dB", digits=0),
-            reached(seeds, case, 40, share=share),
-            seconds(seeds, case, most_s),
-        ]
+        name, _, attack = case.rpartition(", ")
+        attacks.setdefault(name, []).append(attack)
+    found = []
+    for name, several in attacks.items():
+        alone = len(several) == 1
+        found += [] if alone else [by_any(seeds, name, several, 40, share)]
+        for case in (f"{name}, {attack}" for attack in several):
+            found += [
+                Figure(f"{case}: PSNR", spread(seeds, case, PSNR), at_least=40, unit="dB", digits=0),
+                reached(seeds, case, 40, share=share if alone else None),
+                seconds(seeds, case, most_s),
+            ]
     return found
 
 
@@ -133,7 +140,8 @@ _NOTE = f"""Views of cnn and mlp (both rectified) are captured from the producti
 app, one step on one batch. The smooth network is not the app's; its client is fedeff's training loop,
 its view made by hand. Its weights are drawn as in the code that published it (evenly, up to 0.5 in size)
 unless the case says else: as torch draws them its sigmoids are all but linear. Labels are inferred.
-Trained models: {_TRAINED_ROUNDS} rounds of all clients, or {_BY_HAND.epochs} epochs."""
+Trained models: {_TRAINED_ROUNDS} rounds of all clients, or {_BY_HAND.epochs} epochs. Where two attacks are
+tried on one view the seeds asked for are those of the better: who attacks tries all that there is."""
 
 _LOCAL_NOTE = f"""The smooth network, fresh weights. The client has {_LOCAL.batch_size} rows and takes
 {_LOCAL.epochs} steps of SGD on all of them; what it sends is the change after the last, which the attack
