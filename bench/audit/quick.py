@@ -98,5 +98,5 @@ _NOTE = f"""Each command is a process of its own and has both cores. `audit leak
 is, then on digits with one row and one step. Exit status: 0 PASS, 1 FAIL, 2 INCONCLUSIVE. torch, SciPy and
 Flower are loaded when an audit is made, not when `audit_leak` is imported. The five lines:
 
-```python
+```
 {_SCRIPT}```"""
