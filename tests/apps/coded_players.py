@@ -6,7 +6,7 @@ the mod alone. In between the clients forget what they keep, since every player 
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from fedeff.clients import codec_mod
 from fedeff.compression import RecordCodec
 from fedeff.core.layers import decode_record
 from fedeff.core.records import RoundRecord
-from fedeff.grids import CodecGrid, MeteredGrid
+from fedeff.grids import CodecGrid, MeteredGrid, PassingGrid
 from fedeff.strategies.cohorts import connected_nodes
 
 CLIENTS, ROUNDS = 4, 4
@@ -88,9 +88,24 @@ def played(player: str, grid: Grid, context: Context) -> Arrays:
     return {**decode_record(own.state["model"]), "sizes": sizes}
 
 
+class _InOrder(PassingGrid):
+    """Replies by partition: Flower's strategies sum them as they come, which no engine promises."""
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        replies = self.grid.send_and_receive(messages, timeout=timeout)
+        return sorted(replies, key=_partition)
+
+
+def _partition(reply: Message) -> int:
+    """Of an evaluation 0: it says none, and changes no array."""
+    return int(reply.content["metrics"].get("partition-id", 0))
+
+
 def _played_by_flower(strategy: Strategy, grid: Grid) -> Arrays:
     metered = MeteredGrid(grid)
-    coded = CodecGrid(metered, up=RecordCodec.of("tern_grad"), down=RecordCodec.of("raw"))
+    coded = _InOrder(CodecGrid(metered, up=RecordCodec.of("tern_grad"), down=RecordCodec.of("raw")))
     config = ConfigRecord({"stock": True})
     start: ArrayRecord = arithmetic.start_arrays()
     result = strategy.start(coded, start, ROUNDS, train_config=config, evaluate_config=config)

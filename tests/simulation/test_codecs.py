@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from apps import arithmetic
-from apps.coded_players import CLIENTS, OURS, PLAYERS, ROUNDS, STOCK, clients, played
+from apps.coded_players import CLIENTS, OURS, PLAYERS, ROUNDS, clients, played
 from apps.own_process import run_module
 from flwr.serverapp import ServerApp
 
@@ -43,22 +43,13 @@ def test_two_actors_come_to_the_same_bits(cluster, inline):
 
 @pytest.mark.slow
 def test_flowers_own_engine_comes_to_the_same_bits(inline, tmp_path):
-    """To rounding under Flower's own strategies, which leave open in which order they sum.
-
-    A codec's scale is of a whole array, so what the largest value was rounded by moves all of them: each
-    round by one step between floats there for the sum, and by one for the scale.
-    """
     run_module("apps.coded_players", str(tmp_path / "out.npz"), home=tmp_path, timeout_s=600)
     theirs: dict[str, Arrays] = {player: {} for player in PLAYERS}
     for name, values in np.load(tmp_path / "out.npz").items():
         player, _, key = name.partition("/")
         theirs[player][key] = values
-    for player in OURS:
+    for player in PLAYERS:
         assert_same_bits(inline[player], theirs[player])
-    for player in STOCK:
-        for key, values in inline[player].items():
-            step = np.spacing(np.float32(np.abs(values).max()))  # what travels is float32
-            np.testing.assert_allclose(values, theirs[player][key], rtol=0, atol=2 * ROUNDS * step)
 
 
 @pytest.mark.parametrize("player", OURS)
