@@ -125,12 +125,11 @@ def _figures(seeds: Sequence[Measured], *, share: float, most_s: float) -> list[
         attacks.setdefault(name, []).append(attack)
     found = []
     for name, several in attacks.items():
-        alone = len(several) == 1
-        found += [] if alone else [by_any(seeds, name, several, 40, share)]
+        found += [by_any(seeds, name, several, 40, share)] if len(several) > 1 else []
         for case in (f"{name}, {attack}" for attack in several):
             found += [
                 Figure(f"{case}: PSNR", spread(seeds, case, PSNR), at_least=40, unit="dB", digits=0),
-                reached(seeds, case, 40, share=share if alone else None),
+                reached(seeds, case, 40, share=share),
                 seconds(seeds, case, most_s),
             ]
     return found
@@ -140,8 +139,8 @@ _NOTE = f"""Views of cnn and mlp (both rectified) are captured from the producti
 app, one step on one batch. The smooth network is not the app's; its client is fedeff's training loop,
 its view made by hand. Its weights are drawn as in the code that published it (evenly, up to 0.5 in size)
 unless the case says else: as torch draws them its sigmoids are all but linear. Labels are inferred.
-Trained models: {_TRAINED_ROUNDS} rounds of all clients, or {_BY_HAND.epochs} epochs. Where two attacks are
-tried on one view the seeds asked for are those of the better: who attacks tries all that there is."""
+Trained models: {_TRAINED_ROUNDS} rounds of all clients, or {_BY_HAND.epochs} epochs. Who
+attacks tries all that there is: where two are tried on one view the better is counted, too."""
 
 _LOCAL_NOTE = f"""The smooth network, fresh weights. The client has {_LOCAL.batch_size} rows and takes
 {_LOCAL.epochs} steps of SGD on all of them; what it sends is the change after the last, which the attack
